@@ -1,0 +1,64 @@
+# Needs nothing but make and Python 3.10 or newer: `make demo` and `make test` build their own .venv from
+# requirements.lock the first time, and again only when the lock or pyproject.toml has changed.
+
+PYTHON ?= python3
+UV_VERSION = 0.13.9
+
+BIN = .venv/bin
+READY = .venv/.ready
+UV = $(BIN)/uv
+PYTEST = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test test-integration lint format lock install clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
+
+demo: $(READY)  ## Run the example: reviews go out as batches, a labelled Parquet table comes back
+	@$(BIN)/python -m example_project.demo
+
+ui: $(READY)  ## Open the Dagster UI on what the demo made; Ctrl-C stops it
+	@$(BIN)/python -m example_project.demo --ui
+
+test: $(READY)  ## Run the tests
+	$(PYTEST) -n auto --maxprocesses=8 -m "not integration"
+
+test-integration: $(READY)  ## Run the tests that drive real Dagster processes; minutes
+	$(PYTEST) -m integration
+
+lint: $(READY)  ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Put imports and format right
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
+	$(UV) pip compile pyproject.toml --python $(BIN)/python --upgrade --quiet \
+	  --extra polars --extra local --extra ui --group dev \
+	  --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --output-file requirements.lock
+	@! grep -nE '^[^#]*(://|--find-links|--(extra-)?index-url)' requirements.lock
+
+install: $(READY)  ## Build .venv, which the other targets do by themselves
+
+clean:  ## Remove .venv, the demo's data and every cache
+	rm -rf .venv .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): $(UV) requirements.lock pyproject.toml
+	@echo "Installing what requirements.lock names into .venv ..."
+	@$(UV) pip sync --python $(BIN)/python --require-hashes --quiet requirements.lock
+	@$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet --editable .
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || { \
+	  echo "Python 3.10 to 3.14 is needed, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Creating .venv with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

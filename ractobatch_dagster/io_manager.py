@@ -1,0 +1,188 @@
+"""Tables as Parquet files in a store, loaded as whatever the downstream's annotation names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_origin
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from ractobatch_dagster.errors import ConfigurationError, StoreError
+from ractobatch_dagster.store import Store, partition_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "table_path"]
+
+EACH_PARTITION = "ractobatch/each_partition"
+"""Input metadata with which a consumer asks for several partitions as a dict of frames instead of one frame."""
+
+_ALLOW_MISSING = "allow_missing_partitions"
+"""As Dagster's own IO managers call it."""
+
+
+def table_path(asset_key: Sequence[str], partition: str | None) -> str:
+    """Where a table, or one partition of it, lies in the store."""
+    folder = "/".join(("tables", *asset_key))
+    return f"{folder}.parquet" if partition is None else f"{folder}/{partition_name(partition)}.parquet"
+
+
+class ParquetTables(dg.IOManager):
+    """Stores anything that speaks Arrow as Parquet, one file per asset or partition, whole or not at all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write one table; in a run over several partitions `obj` is a dict of tables by partition key."""
+        path = context.asset_key.path
+        if not context.has_asset_partitions:
+            rows = self._write(table_path(path, None), obj)
+            context.add_output_metadata({"dagster/row_count": rows, **self._where(table_path(path, None))})
+            return
+        keys = sorted(context.asset_partition_keys)
+        tables: Mapping[str, Any] = obj if isinstance(obj, Mapping) else dict.fromkeys(keys, obj)
+        if set(tables) != set(keys) or (len(keys) > 1 and tables is not obj):
+            raise ConfigurationError(
+                f"This run covers the partitions {keys} of {context.asset_key.to_user_string()!r}. Return a dict with "
+                "one table for each of them."
+            )
+        total = sum(self._write(table_path(path, key), tables[key]) for key in keys)
+        if len(keys) == 1:
+            context.add_output_metadata({"dagster/partition_row_count": total, **self._where(table_path(path, keys[0]))})
+        else:
+            context.add_output_metadata({"path": dg.MetadataValue.path(self._store.uri("/".join(("tables", *path))))})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read one table as the annotated type; several partitions as one table, or as a dict where annotated so."""
+        wanted = _annotation(context)
+        path = context.asset_key.path
+        if not context.has_asset_partitions:
+            return self._load(table_path(path, None), wanted)
+        keys = sorted(context.asset_partition_keys)
+        settings = {**context.definition_metadata, **((context.upstream_output and context.upstream_output.definition_metadata) or {})}
+        asked_each = bool(context.definition_metadata.get(EACH_PARTITION))
+        if len(keys) == 1 and not _is_dict(wanted):
+            return self._load(table_path(path, keys[0]), wanted)
+        if settings.get(_ALLOW_MISSING):
+            there = set(self._store.names("/".join(("tables", *path))))
+            keys = [key for key in keys if f"{partition_name(key)}.parquet" in there]
+        if _is_dict(wanted) or asked_each:
+            return {key: self._load(table_path(path, key), _inner(wanted)) for key in keys}
+        return _as(_concat([self._read(table_path(path, key)) for key in keys]), wanted)
+
+    def _where(self, path: str) -> dict[str, Any]:
+        uri = self._store.uri(path)
+        return {"path": dg.MetadataValue.path(uri), "dagster/uri": uri if "://" in uri else f"file://{uri}"}
+
+    def _write(self, path: str, obj: Any) -> int:
+        from ractobatch_dagster.requests.frame import to_arrow
+        from ractobatch_dagster.submission.files import write_parquet
+
+        table = obj if _is_arrow(obj) else to_arrow(obj, what="the output")
+        write_parquet(self._store, path, table)
+        return len(table)
+
+    def _read(self, path: str) -> pa.Table:
+        from ractobatch_dagster.submission.files import read_parquet
+
+        table = read_parquet(self._store, path)
+        if table is None:
+            raise StoreError(f"There is no table at {self._store.uri(path)}. Materialise it first.")
+        return table
+
+    def _load(self, path: str, wanted: Any) -> Any:
+        return _as(self._read(path), wanted)
+
+
+class ParquetIOManager(dg.ConfigurableIOManager):
+    """Stores assets as Parquet on local disk or object storage; loads them by the downstream's type annotation.
+
+    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow. Several
+    partitions come as one frame, or as a dict by partition key where the annotation is `dict[str, ...]`. A partition
+    that is missing is an error unless the input's metadata has `allow_missing_partitions: True`.
+    """
+
+    root: str = Field(description="A directory or URL (`s3://`, `gs://`, `az://`); tables go below its `tables/`.")
+    options: dict[str, str] = Field(
+        default_factory=dict, description="Credentials and settings of the store, as obstore names them.", repr=False
+    )
+    _tables: ParquetTables | None = PrivateAttr(default=None)
+
+    def _inner(self) -> ParquetTables:
+        if self._tables is None:
+            self._tables = ParquetTables(Store(self.root, self.options))
+        return self._tables
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write one asset or partition."""
+        self._inner().handle_output(context, obj)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read one asset, or its partitions."""
+        return self._inner().load_input(context)
+
+
+def _annotation(context: dg.InputContext) -> Any:
+    return getattr(context.dagster_type, "typing_type", Any)
+
+
+def _is_dict(wanted: Any) -> bool:
+    return wanted is dict or get_origin(wanted) in (dict, Mapping)
+
+
+def _inner(wanted: Any) -> Any:
+    arguments = getattr(wanted, "__args__", ())
+    return arguments[1] if _is_dict(wanted) and len(arguments) == 2 else (Any if _is_dict(wanted) else wanted)
+
+
+def _is_arrow(obj: Any) -> bool:
+    import pyarrow as pa
+
+    return isinstance(obj, pa.Table)
+
+
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+
+
+def _as(table: pa.Table, wanted: Any) -> Any:
+    """The table as the annotated type."""
+    module = getattr(wanted, "__module__", "").partition(".")[0]
+    name = getattr(wanted, "__name__", "")
+    if module == "pyarrow":
+        return table
+    if module == "polars":
+        import polars as pl
+
+        frame = pl.from_arrow(table)
+        return frame.lazy() if name == "LazyFrame" and isinstance(frame, pl.DataFrame) else frame
+    if wanted is Any or name in ("Any", "NoneType", "") or module == "pandas":
+        return to_pandas(table)
+    raise ConfigurationError(
+        f"A Parquet table cannot be loaded as {wanted!r}. Annotate the parameter with pandas.DataFrame, polars.DataFrame, "
+        "polars.LazyFrame, pyarrow.Table, or a dict of one of them."
+    )
+
+
+def to_pandas(table: pa.Table) -> Any:
+    """A pandas frame in which whole numbers stay whole: a column with nulls becomes `Int64`, not float."""
+    import pandas as pd
+    import pyarrow as pa
+
+    frame = table.to_pandas()
+    for position, field in enumerate(table.schema):
+        if pa.types.is_integer(field.type) and table.column(position).null_count:
+            frame[field.name] = pd.array(table.column(position).to_pandas(types_mapper=_nullable), dtype="Int64")
+    return frame
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    return pd.Int64Dtype() if pa.types.is_integer(kind) else None

@@ -1,0 +1,145 @@
+"""The Dagster resource: one provider account and one store, configured once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.store import Store
+
+if TYPE_CHECKING:
+    from ractobatch_dagster.processor import OpenAIBatchProcessor
+    from ractobatch_dagster.provider.client import Provider
+    from ractobatch_dagster.requests.cut import Limits
+    from ractobatch_dagster.submission.engine import Engine
+
+__all__ = ["OpenAIBatchResource"]
+
+
+class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only inside Dagster
+    """One account at a Batch API and one store for what is submitted and answered.
+
+    Example:
+        ```python
+        OpenAIBatchResource(api_key=dg.EnvVar("OPENAI_API_KEY"), root="s3://bucket/llm")
+        ```
+    """
+
+    api_key: str | None = Field(
+        default=None,
+        repr=False,
+        description="The API key; give it as `EnvVar`. Without one the `openai` client reads OPENAI_API_KEY.",
+    )
+    root: str = Field(
+        description="Where submissions and tables live: a directory, `s3://`, `gs://` or `az://`. Every process that "
+        "runs an asset or the sensor must see the same place."
+    )
+    base_url: str | None = Field(
+        default=None, description="Another server's address: Azure's `…/openai/v1/`, or any compatible one."
+    )
+    provider: Literal["openai", "azure", "compatible", "local"] | None = Field(
+        default=None,
+        description="What kind of server it is; told from the address where left out. `local` starts the package's own "
+        "batch server below the root when it is needed: no key, no cost, and answers by rules, not by a language model.",
+    )
+    organization: str | None = Field(default=None, description="OpenAI organisation.")
+    project: str | None = Field(default=None, description="OpenAI project; batches and files belong to one.")
+    timeout: float = Field(default=120.0, description="Seconds that one API call may take.")
+    max_retries: int = Field(default=2, description="How often the client repeats a call that is safe to repeat.")
+    default_headers: dict[str, str] = Field(default_factory=dict, repr=False, description="Sent with every call.")
+    store_options: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Credentials and settings of the store, as obstore names them; read from the environment where "
+        "left out.",
+    )
+    max_requests_per_batch: int | None = Field(default=None, description="Smaller batches than the provider's limit.")
+    max_bytes_per_batch: int | None = Field(default=None, description="Smaller input files than the provider's limit.")
+    deployment: str = Field(
+        default="", description="Tells deployments apart that share one root, such as `staging` and `production`."
+    )
+    local_seconds: float = Field(default=5.0, description="How long a batch takes on the local server.")
+
+    _provider: Any = PrivateAttr(default=None)
+    _store: Any = PrivateAttr(default=None)
+
+    @property
+    def store(self) -> Store:
+        """The store below `root`, opened once."""
+        if self._store is None:
+            self._store = Store(self.root, self.store_options)
+        opened: Store = self._store
+        return opened
+
+    def get_provider(self) -> Provider:
+        """The provider, its client built once.
+
+        Raises:
+            openai.OpenAIError: There is no key.
+        """
+        if self._provider is None:
+            from ractobatch_dagster.provider.client import Provider
+
+            base_url, api_key = self._address()
+            self._provider = Provider(
+                api_key=api_key,
+                base_url=base_url,
+                organization=self.organization,
+                project=self.project,
+                timeout=self.timeout,
+                max_retries=self.max_retries,
+                default_headers=self.default_headers or None,
+                kind=self.provider,
+            )
+        built: Provider = self._provider
+        return built
+
+    def processor(self, model: str = "gpt-4o-mini", *, default_prompt: Any = None) -> OpenAIBatchProcessor:
+        """A batch processor on this account, for one batch at a time inside an asset or op of your own."""
+        from ractobatch_dagster.processor import OpenAIBatchProcessor
+
+        base_url, api_key = self._address()
+        return OpenAIBatchProcessor(
+            model,
+            api_key=api_key,
+            base_url=base_url,
+            default_prompt=default_prompt,
+            organization=self.organization,
+            project=self.project,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            default_headers=self.default_headers or None,
+        )
+
+    def limits(self) -> Limits:
+        """How input files are cut: the provider's limits, or smaller ones if given."""
+        from ractobatch_dagster.requests.cut import Limits
+
+        profile = self.get_provider().profile
+        return Limits(
+            max_requests=min(profile.max_requests, self.max_requests_per_batch or profile.max_requests),
+            max_bytes=min(profile.max_bytes, self.max_bytes_per_batch or profile.max_bytes),
+        )
+
+    def engine(self, *, log: Callable[[str], None], metadata: Mapping[str, str] | None = None) -> Engine:
+        """An engine that steps submissions on this account and store."""
+        from ractobatch_dagster.submission.engine import Engine
+
+        return Engine(self.store, self.get_provider(), limits=self.limits(), metadata=metadata, log=log)
+
+    def _address(self) -> tuple[str | None, str | None]:
+        if self.provider != "local" or self.base_url is not None:
+            return self.base_url, self.api_key
+        if self.store.local_path is None:
+            raise ConfigurationError(
+                f"provider='local' keeps its server below the root, and {self.root!r} is no local directory. Start one with "
+                "`ractobatch serve` and give its address as base_url."
+            )
+        from ractobatch_dagster.local import ensure_server
+
+        server = ensure_server(self.store.local_path / "local-server", seconds=self.local_seconds)
+        return server.base_url, server.api_key

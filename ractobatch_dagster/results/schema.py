@@ -1,0 +1,171 @@
+"""A Pydantic model as Arrow columns: one type per field, whatever the data."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from uuid import UUID
+
+from pydantic import BaseModel, TypeAdapter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Column", "model_columns"]
+
+Convert = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One Arrow column: its name and type, and how a validated Python value becomes what Arrow takes."""
+
+    name: str
+    type: pa.DataType
+    convert: Convert
+    description: str | None = None
+
+    def field(self) -> pa.Field:
+        """The Arrow field; always nullable, since only a row whose status is `ok` has answers."""
+        import pyarrow as pa
+
+        metadata = {b"description": self.description.encode()} if self.description else None
+        return pa.field(self.name, self.type, nullable=True, metadata=metadata)
+
+
+def model_columns(model: type[BaseModel]) -> list[Column]:
+    """One column per field of the model, in order.
+
+    Numbers, text, booleans, bytes, dates and times keep their kind; `Literal` and `Enum` of text become
+    dictionary columns; lists and nested models become lists and structs; `Decimal` keeps its declared digits, or
+    29 before and 9 after the point. What has no fixed shape (an open union, `Any`, a model that contains itself)
+    is kept as JSON text.
+    """
+    columns = []
+    for name, info in model.model_fields.items():
+        arrow, convert = _arrow(info.annotation, tuple(info.metadata), (model,))
+        columns.append(Column(name, arrow, _nullable(convert), info.description))
+    return columns
+
+
+def _nullable(convert: Convert) -> Convert:
+    return lambda value: None if value is None else convert(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _json_text(value: Any) -> str:
+    dumped = TypeAdapter(Any).dump_python(value, mode="json")
+    return json.dumps(dumped, ensure_ascii=False)
+
+
+def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+    import pyarrow as pa
+
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _arrow(args[0], (*constraints, *args[1:]), inside)
+    if origin in (Union, types.UnionType):
+        some = [arg for arg in args if arg is not type(None)]
+        if len(some) == 1:
+            return _arrow(some[0], constraints, inside)
+        return pa.string(), _json_text
+    if origin is Literal:
+        return _constants(args)
+    if origin in (list, set, frozenset, tuple, typing.Sequence) or annotation in (list, set, frozenset, tuple):
+        return _sequence(origin or annotation, args, inside)
+    if origin in (dict, Mapping) and len(args) == 2 and args[0] is str:
+        value, convert = _arrow(args[1], (), inside)
+        convert = _nullable(convert)
+        return pa.map_(pa.string(), value), lambda items: [(k, convert(v)) for k, v in items.items()]
+    if isinstance(annotation, type):
+        return _plain(annotation, constraints, inside)
+    return pa.string(), _json_text
+
+
+def _sequence(origin: Any, args: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+    import pyarrow as pa
+
+    if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+        return pa.string(), _json_text  # a tuple of fixed places has no single item type
+    item, convert = _arrow(args[0], (), inside) if args else (pa.string(), _json_text)
+    convert = _nullable(convert)
+    return pa.list_(item), lambda values: [convert(value) for value in values]
+
+
+def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+    import pyarrow as pa
+
+    if issubclass(kind, BaseModel):
+        return _struct(kind, inside)
+    if issubclass(kind, enum.Enum):
+        arrow, convert = _constants(tuple(member.value for member in kind))
+        return arrow, lambda member: convert(member.value)
+    if issubclass(kind, Decimal):
+        return _decimal(constraints)
+    # bool before int, datetime before date: each is a subclass of the other
+    simple: list[tuple[type, pa.DataType, Convert]] = [
+        (bool, pa.bool_(), _same),
+        (int, pa.int64(), _same),
+        (float, pa.float64(), _same),
+        (str, pa.string(), str),
+        (bytes, pa.binary(), _same),
+        (dt.datetime, pa.timestamp("us", tz="UTC"), _utc),
+        (dt.date, pa.date32(), _same),
+        (dt.time, pa.time64("us"), lambda time: time.replace(tzinfo=None)),
+        (UUID, pa.string(), str),
+    ]
+    for base, arrow, convert in simple:
+        if issubclass(kind, base):
+            return arrow, convert
+    return pa.string(), _json_text
+
+
+def _struct(model: type[BaseModel], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+    import pyarrow as pa
+
+    if model in inside or not model.model_fields:
+        return pa.string(), _json_text
+    parts = {
+        name: _arrow(info.annotation, tuple(info.metadata), (*inside, model)) for name, info in model.model_fields.items()
+    }
+    arrow = pa.struct([pa.field(name, part[0]) for name, part in parts.items()])
+    converters = {name: _nullable(part[1]) for name, part in parts.items()}
+    return arrow, lambda value: {name: convert(getattr(value, name)) for name, convert in converters.items()}
+
+
+def _constants(values: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
+    import pyarrow as pa
+
+    values = tuple(value for value in values if value is not None)
+    if values and all(isinstance(value, bool) for value in values):
+        return pa.bool_(), _same
+    if values and all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return pa.int64(), int
+    if values and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return pa.float64(), float
+    if all(isinstance(value, str) for value in values):
+        return pa.dictionary(pa.int32(), pa.string()), str
+    return pa.string(), _json_text
+
+
+def _decimal(constraints: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
+    import pyarrow as pa
+
+    digits = next((c.max_digits for c in constraints if getattr(c, "max_digits", None)), 38)
+    places = next((c.decimal_places for c in constraints if getattr(c, "decimal_places", None) is not None), 9)
+    unit = Decimal(1).scaleb(-places)
+    return pa.decimal128(min(digits, 38), places), lambda value: value.quantize(unit)
+
+
+def _utc(value: dt.datetime) -> dt.datetime:
+    return value if value.tzinfo else value.replace(tzinfo=dt.timezone.utc)

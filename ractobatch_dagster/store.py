@@ -1,0 +1,180 @@
+"""One place for logs, files and tables: a directory, `s3://`, `gs://`, `az://` or memory.
+
+A thin face over obstore. It adds what the submission log rests on: a put that fails when the
+object exists, made durable on local disk, and errors that never confuse "cannot read" with "is
+not there".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from ractobatch_dagster.errors import ConfigurationError, StoreError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["Store", "partition_name", "partition_of", "table_name"]
+
+
+def partition_name(key: str | None) -> str:
+    """The partition key as one path segment; any key goes (`a/b`, `a|b`, empty). `None` is "no partitions".
+
+    A `%` that starts no hexadecimal pair cannot come out of quoting, so the two special names are free.
+    """
+    if key is None:
+        return "%unpartitioned"
+    return quote(key, safe=" -_.~=,:@+") if key else "%empty"
+
+
+def partition_of(name: str) -> str | None:
+    """The key that `partition_name` made this name from."""
+    if name == "%unpartitioned":
+        return None
+    return "" if name == "%empty" else unquote(name)
+
+
+def table_name(asset_key: str) -> str:
+    """The asset key (its parts joined by `/`) as one path segment."""
+    return quote(asset_key, safe="-_.")
+
+
+class Store:
+    """A root that holds everything the package keeps.
+
+    Args:
+        root: A local directory, or a URL: `file:///…`, `s3://bucket/prefix`, `gs://…`, `az://…`,
+            `memory:///`. Two `Store`s of `memory:///` share nothing.
+        options: Credentials and settings as obstore names them (for S3 for example
+            `aws_access_key_id`, `aws_endpoint`); what is left out is read from the environment.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], options: Mapping[str, str] | None = None) -> None:
+        from obstore.store import from_url
+
+        text = os.fspath(root)
+        if not text:
+            raise ConfigurationError("The store's root is empty. Give a directory or a URL such as 's3://bucket/prefix'.")
+        if not re.match(r"[a-z][a-z0-9+.-]+://", text):
+            text = Path(text).expanduser().absolute().as_uri()
+        self.url = text.rstrip("/")
+        self.local_path: Path | None = None
+        try:
+            if text.startswith("file://"):
+                self.local_path = Path(unquote(text.removeprefix("file://")))
+                self._store: ObjectStore = from_url(text, mkdir=True)
+            else:
+                self._store = from_url(text, config=dict(options or {}))  # type: ignore[call-overload]
+        except Exception as error:  # obstore raises its own bases, ValueError and OSError here
+            raise ConfigurationError(f"The store's root {text!r} cannot be used: {_first_line(error)}") from error
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def uri(self, path: str) -> str:
+        """Where the object is, for people and for other tools: a plain path on local disk, a URL elsewhere."""
+        return str(self.local_path / path) if self.local_path else f"{self.url}/{path}"
+
+    def read(self, path: str) -> bytes | None:
+        """The object's bytes, or `None` if it does not exist.
+
+        Raises:
+            StoreError: It could not be read; it may well exist.
+        """
+        import obstore
+
+        try:
+            return obstore.get(self._store, path).bytes().to_bytes()
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise StoreError(f"Could not read {self.uri(path)}: {_first_line(error)}") from error
+
+    def open(self, path: str) -> IO[bytes]:
+        """A seekable reader of an object that must exist.
+
+        Raises:
+            StoreError: It does not exist or could not be opened.
+        """
+        import obstore
+
+        try:
+            return obstore.open_reader(self._store, path)
+        except Exception as error:
+            raise StoreError(f"Could not open {self.uri(path)}: {_first_line(error)}") from error
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The object's bytes as a stream of chunks."""
+        import obstore
+
+        try:
+            for chunk in obstore.get(self._store, path):
+                yield bytes(chunk)
+        except Exception as error:
+            raise StoreError(f"Could not read {self.uri(path)}: {_first_line(error)}") from error
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        """Write or replace the object, whole or not at all. A `Path` is streamed from disk."""
+        import obstore
+
+        try:
+            obstore.put(self._store, path, data)
+        except Exception as error:
+            raise StoreError(f"Could not write {self.uri(path)}: {_first_line(error)}") from error
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write the object if nothing is there yet, in one atomic step; `False` if something was.
+
+        A lost reply can make our own success look like `False`: put a nonce into `data` and read it back.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            obstore.put(self._store, path, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except Exception as error:
+            raise StoreError(f"Could not write {self.uri(path)}: {_first_line(error)}") from error
+        if self.local_path is not None:
+            _sync(self.local_path / path)
+        return True
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of all objects directly in this folder, sorted."""
+        return [path.rsplit("/", 1)[-1] for path in self._listing(prefix)[1]]
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names of the folders directly in this folder, sorted."""
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in self._listing(prefix)[0]]
+
+    def _listing(self, prefix: str) -> tuple[list[str], list[str]]:
+        import obstore
+
+        try:
+            listing: Any = obstore.list_with_delimiter(self._store, prefix)
+        except FileNotFoundError:
+            return [], []
+        except Exception as error:
+            raise StoreError(f"Could not list {self.uri(prefix)}: {_first_line(error)}") from error
+        return sorted(listing["common_prefixes"]), sorted(item["path"] for item in listing["objects"])
+
+
+def _sync(path: Path) -> None:
+    """Make a new file and its directory entry survive a power cut; obstore links it without."""
+    for target in (path, path.parent):
+        handle = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _first_line(error: Exception) -> str:
+    # obstore appends a "Debug source" with request details; the first line says it all
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

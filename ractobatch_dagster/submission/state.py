@@ -1,0 +1,179 @@
+"""What the logs hold: a table's submissions, and a submission's batches. Plain data, no behaviour but views."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ractobatch_dagster.models import BatchStatus
+
+__all__ = [
+    "BatchState",
+    "Intent",
+    "Owner",
+    "PartitionRows",
+    "PartitionState",
+    "SubmissionState",
+    "TableState",
+]
+
+Stage = Literal["planned", "creating", "running", "ended", "collected"]
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose table it is: a sensor steps what its own deployment submitted for assets of its own code location.
+
+    `ranges` says that one run may land several partitions; `submission_asset` is `None` where one asset
+    submits, waits and lands.
+    """
+
+    deployment: str = ""
+    asset: str
+    submission_asset: str | None = None
+    ranges: bool = True
+
+
+class PartitionRows(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition's share of a submission: a run of its rows.
+
+    `key` is `None` where the asset has no partitions. `digest` is over the rows and their request
+    hashes: equal digests mean that sending again would ask the same questions about the same rows.
+    """
+
+    key: str | None
+    start: int
+    rows: int
+    digest: str
+
+
+class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition of a table: its newest submission, and the newest that landed."""
+
+    key: str | None
+    submission: str
+    digest: str
+    landed: str | None = None
+
+
+class TableState(msgspec.Struct, frozen=True, kw_only=True):
+    """Every partition of one table that was ever submitted. A submission is open until all its partitions land."""
+
+    owner: Owner
+    partitions: tuple[PartitionState, ...] = ()
+
+    def partition(self, key: str | None) -> PartitionState | None:
+        """The state of one partition, if it was ever submitted."""
+        return next((one for one in self.partitions if one.key == key), None)
+
+    @property
+    def open(self) -> dict[str, list[str | None]]:
+        """The open submissions, oldest first, each with its partitions that have not landed."""
+        found: dict[str, list[str | None]] = {}
+        for one in self.partitions:
+            if one.landed != one.submission:
+                found.setdefault(one.submission, []).append(one.key)
+        return dict(sorted(found.items()))
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """That a writer is about to create a batch, committed before it does."""
+
+    writer: str
+    at: float
+
+
+class BatchState(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch: planned, being created, running, ended, collected.
+
+    Attributes:
+        number: Its place in the submission, counted from 0 over all rounds.
+        round: 0 is the first try.
+        requests: How many lines its input file has.
+        size: How many bytes.
+        attempt: How many times we set out to create it. Each attempt has an uploaded file of its own.
+        not_before: When a batch that the provider's quota turned away may be tried again (seconds since 1970).
+        collected: Its answers are in the store.
+        status: Where it stands at the provider, as last seen; never moves backwards.
+    """
+
+    number: int
+    round: int = 0
+    requests: int
+    size: int
+    attempt: int = 0
+    not_before: float = 0.0
+    intent: Intent | None = None
+    file_id: str | None = None
+    batch_id: str | None = None
+    status: BatchStatus | None = None
+    created_at: float | None = None
+    completed: int = 0
+    failed: int = 0
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    issues: tuple[str, ...] = ()
+    collected: bool = False
+
+    @property
+    def stage(self) -> Stage:
+        """Where the batch stands for us."""
+        if self.collected:
+            return "collected"
+        if self.batch_id is None:
+            return "planned" if self.intent is None else "creating"
+        return "ended" if self.status is not None and self.status.terminal else "running"
+
+
+class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
+    """All batches that one DataFrame became.
+
+    Attributes:
+        provider: The provider's identity: kind and address, never the key.
+        fingerprint: Hash of what all its requests share.
+        max_rounds: How many further rounds the rows worth retrying get.
+        collected: Every row has its outcome in the store.
+        cancelled: Nothing more is created; what was answered still lands.
+        anomalies: What the provider's files held that belongs to no row, counted.
+        run_id: The Dagster run that opened it, where one did.
+    """
+
+    id: str
+    asset: str
+    provider: str
+    endpoint: str
+    model: str
+    completion_window: str
+    fingerprint: str
+    created_at: float
+    rows: int
+    requests: int
+    max_rounds: int
+    partitions: tuple[PartitionRows, ...]
+    batches: tuple[BatchState, ...] = ()
+    collected: bool = False
+    cancelled: bool = False
+    anomalies: dict[str, int] = {}
+    run_id: str | None = None
+
+    @property
+    def round(self) -> int:
+        """The round it is in."""
+        return max((batch.round for batch in self.batches), default=0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is work that only a run does: download, decode, next round's files."""
+        return not self.collected and all(
+            batch.stage in ("ended", "collected") or (self.cancelled and batch.stage == "planned")
+            for batch in self.batches
+        )
+
+    def with_batches(self, changed: dict[int, BatchState]) -> SubmissionState:
+        """The same submission with some of its batches replaced, by number."""
+        batches = tuple(changed.get(batch.number, batch) for batch in self.batches)
+        return msgspec.structs.replace(self, batches=batches)
+
+    def partition(self, key: str | None) -> PartitionRows | None:
+        """One partition's share, if the submission holds it."""
+        return next((one for one in self.partitions if one.key == key), None)
