@@ -51,7 +51,9 @@ class ParquetTables(dg.IOManager):
             )
         total = sum(self._write(table_path(path, key), tables[key]) for key in keys)
         if len(keys) == 1:
-            context.add_output_metadata({"dagster/partition_row_count": total, **self._where(table_path(path, keys[0]))})
+            context.add_output_metadata(
+                {"dagster/partition_row_count": total, **self._where(table_path(path, keys[0]))}
+            )
         else:
             context.add_output_metadata({"path": dg.MetadataValue.path(self._store.uri("/".join(("tables", *path))))})
 
@@ -62,7 +64,10 @@ class ParquetTables(dg.IOManager):
         if not context.has_asset_partitions:
             return self._load(table_path(path, None), wanted)
         keys = sorted(context.asset_partition_keys)
-        settings = {**context.definition_metadata, **((context.upstream_output and context.upstream_output.definition_metadata) or {})}
+        settings = {
+            **context.definition_metadata,
+            **((context.upstream_output and context.upstream_output.definition_metadata) or {}),
+        }
         asked_each = bool(context.definition_metadata.get(EACH_PARTITION))
         if len(keys) == 1 and not _is_dict(wanted):
             return self._load(table_path(path, keys[0]), wanted)
@@ -100,9 +105,9 @@ class ParquetTables(dg.IOManager):
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Stores assets as Parquet on local disk or object storage; loads them by the downstream's type annotation.
 
-    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow. Several
-    partitions come as one frame, or as a dict by partition key where the annotation is `dict[str, ...]`. A partition
-    that is missing is an error unless the input's metadata has `allow_missing_partitions: True`.
+    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow.
+    Several partitions come as one frame, or as a dict by partition key where the annotation is `dict[str, ...]`. A
+    partition that is missing is an error unless the input's metadata has `allow_missing_partitions: True`.
     """
 
     root: str = Field(description="A directory or URL (`s3://`, `gs://`, `az://`); tables go below its `tables/`.")
@@ -134,8 +139,8 @@ def _is_dict(wanted: Any) -> bool:
 
 
 def _inner(wanted: Any) -> Any:
-    arguments = getattr(wanted, "__args__", ())
-    return arguments[1] if _is_dict(wanted) and len(arguments) == 2 else (Any if _is_dict(wanted) else wanted)
+    arguments: tuple[Any, ...] = getattr(wanted, "__args__", ())
+    return wanted if not _is_dict(wanted) else arguments[-1] if arguments else Any
 
 
 def _is_arrow(obj: Any) -> bool:
@@ -164,8 +169,8 @@ def _as(table: pa.Table, wanted: Any) -> Any:
     if wanted is Any or name in ("Any", "NoneType", "") or module == "pandas":
         return to_pandas(table)
     raise ConfigurationError(
-        f"A Parquet table cannot be loaded as {wanted!r}. Annotate the parameter with pandas.DataFrame, polars.DataFrame, "
-        "polars.LazyFrame, pyarrow.Table, or a dict of one of them."
+        f"A Parquet table cannot be loaded as {wanted!r}. Annotate the parameter with pandas.DataFrame, "
+        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, or a dict of one of them."
     )
 
 

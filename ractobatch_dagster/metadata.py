@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ractobatch_dagster.landing import SUBMISSION
 from ractobatch_dagster.models import ROW_STATUSES
+from ractobatch_dagster.requests.frame import PROMPT
+from ractobatch_dagster.spec import SUBMISSION
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import SubmissionState
 
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["column_schema", "submission_metadata", "table_metadata"]
 
 _PREVIEW_ROWS = 8
+_PREVIEW_COLUMNS = 8
 _CELL = 60
 
 
-def submission_metadata(state: SubmissionState, provider_url: str | None) -> dict[str, Any]:
-    """What a submission run says: how much went where, and how far it is."""
+def submission_metadata(state: SubmissionState, key: str | None, dashboard: str | None) -> dict[str, Any]:
+    """What a submission run says of one partition: how much went where, and how far its submission is."""
     now = progress(state)
+    share = state.partition(key)
     created = [batch for batch in state.batches if batch.batch_id]
     return {
         SUBMISSION: state.id,
-        "rows": state.rows,
+        "rows": share.rows if share else 0,
+        "rows_in_submission": state.rows,
         "requests": state.requests,
         "batches": len(state.batches),
         "batches_created": len(created),
@@ -38,24 +42,20 @@ def submission_metadata(state: SubmissionState, provider_url: str | None) -> dic
         "provider": state.provider,
         "progress": str(now),
         "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:20]]),
-        **({"dashboard": dg.MetadataValue.url(provider_url)} if provider_url else {}),
+        **({"dashboard": dg.MetadataValue.url(dashboard)} if dashboard else {}),
     }
 
 
-def table_metadata(table: pa.Table, state: SubmissionState, hidden: frozenset[str]) -> dict[str, Any]:
-    """What a landed table says: outcomes, tokens, cost, and a few rows to look at.
-
-    Args:
-        table: The result table.
-        state: Its submission.
-        hidden: Columns left out of the preview.
-    """
+def table_metadata(table: pa.Table, state: SubmissionState, key: str | None) -> dict[str, Any]:
+    """What a landed table, or one partition of it, says: outcomes, tokens, cost, and a few rows to look at."""
+    share = state.partition(key)
     counts = status_counts(table)
     cost = _sum(table, "llm_cost_usd")
     unknown = table["llm_cost_usd"].null_count
     return {
         SUBMISSION: state.id,
         "rows": len(table),
+        "rows_submitted": share.rows if share else 0,
         "ok": counts["ok"],
         "not_ok": len(table) - counts["ok"],
         **{f"status_{word}": count for word, count in counts.items() if count and word != "ok"},
@@ -68,7 +68,7 @@ def table_metadata(table: pa.Table, state: SubmissionState, hidden: frozenset[st
         "reused_answers": int(_sum(table, "llm_reused")),
         **({"anomalies": dg.MetadataValue.json(state.anomalies)} if state.anomalies else {}),
         "statuses": dg.MetadataValue.md(_status_table(table, counts)),
-        "preview": _preview(table, hidden),
+        "preview": _preview(table),
         "dagster/column_schema": column_schema(table.schema),
     }
 
@@ -111,9 +111,9 @@ def _status_table(table: pa.Table, counts: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _preview(table: pa.Table, hidden: frozenset[str]) -> dg.TableMetadataValue:
-    shown = [name for name in table.column_names if name not in hidden and not name.startswith("llm_")]
-    shown = [*shown[:8], "llm_status"]
+def _preview(table: pa.Table) -> dg.TableMetadataValue:
+    shown = [name for name in table.column_names if name != PROMPT and not name.startswith("llm_")]
+    shown = [*shown[-_PREVIEW_COLUMNS - 1 : -1], "llm_status"]  # the last is custom_id; the answers stand before it
     rows = table.select(shown).slice(0, _PREVIEW_ROWS).to_pylist()
     return dg.MetadataValue.table(
         [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in rows],

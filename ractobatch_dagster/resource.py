@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -14,6 +15,7 @@ from ractobatch_dagster.store import Store
 if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.provider.client import Provider
+    from ractobatch_dagster.provider.profile import Kind
     from ractobatch_dagster.requests.cut import Limits
     from ractobatch_dagster.submission.engine import Engine
 
@@ -41,10 +43,11 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     base_url: str | None = Field(
         default=None, description="Another server's address: Azure's `…/openai/v1/`, or any compatible one."
     )
-    provider: Literal["openai", "azure", "compatible", "local"] | None = Field(
+    provider: str | None = Field(
         default=None,
-        description="What kind of server it is; told from the address where left out. `local` starts the package's own "
-        "batch server below the root when it is needed: no key, no cost, and answers by rules, not by a language model.",
+        description="What kind of server it is: `openai`, `azure`, `compatible` or `local`; told from the address where "
+        "left out. `local` starts the package's own "
+        "batch server below the root when it is needed: no key, no cost, and answers by rules instead of a model.",
     )
     organization: str | None = Field(default=None, description="OpenAI organisation.")
     project: str | None = Field(default=None, description="OpenAI project; batches and files belong to one.")
@@ -79,21 +82,28 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         """The provider, its client built once.
 
         Raises:
-            openai.OpenAIError: There is no key.
+            ConfigurationError: There is no key, or no such kind of provider.
         """
         if self._provider is None:
-            from ractobatch_dagster.provider.client import Provider
+            from ractobatch_dagster.provider.client import Account, Provider
+            from ractobatch_dagster.provider.profile import PROFILES
 
+            if self.provider not in (None, *PROFILES):
+                raise ConfigurationError(f"provider={self.provider!r} is none of {', '.join(PROFILES)}.")
             base_url, api_key = self._address()
+            if not (api_key or os.environ.get("OPENAI_API_KEY")):
+                raise ConfigurationError("There is no API key: set OPENAI_API_KEY, or give `api_key` to the resource.")
             self._provider = Provider(
-                api_key=api_key,
-                base_url=base_url,
-                organization=self.organization,
-                project=self.project,
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-                default_headers=self.default_headers or None,
-                kind=self.provider,
+                Account(
+                    api_key=api_key,
+                    base_url=base_url,
+                    organization=self.organization,
+                    project=self.project,
+                    timeout=self.timeout,
+                    max_retries=self.max_retries,
+                    default_headers=self.default_headers or None,
+                    kind=cast("Kind | None", self.provider),
+                )
             )
         built: Provider = self._provider
         return built
@@ -136,8 +146,8 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             return self.base_url, self.api_key
         if self.store.local_path is None:
             raise ConfigurationError(
-                f"provider='local' keeps its server below the root, and {self.root!r} is no local directory. Start one with "
-                "`ractobatch serve` and give its address as base_url."
+                f"provider='local' keeps its server below the root, and {self.root!r} is no local directory. Start one "
+                "with `ractobatch serve` and give its address as base_url."
             )
         from ractobatch_dagster.local import ensure_server
 

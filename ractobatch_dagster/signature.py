@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -49,7 +49,9 @@ class Signature:
             for parameter in inspect.signature(function).parameters.values()
         ]
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
-            raise ConfigurationError(f"{function.__name__}: name every parameter; `*args` and `**kwargs` name no upstream.")
+            raise ConfigurationError(
+                f"{function.__name__}: name every parameter; `*args` and `**kwargs` name no upstream."
+            )
         context = found[0].name if found and found[0].name in _CONTEXT else None
         rest = tuple(found[1:] if context else found)
         frames = tuple(p.name for p in rest if p.name != "config" and not _is_resource(p.annotation))
@@ -66,7 +68,9 @@ class Signature:
         """
         unknown = sorted(set(given) - set(self.frames))
         if unknown:
-            raise ConfigurationError(f"{self.function.__name__}: ins= names {unknown[0]!r}, which is no parameter of it.")
+            raise ConfigurationError(
+                f"{self.function.__name__}: ins= names {unknown[0]!r}, which is no parameter of it."
+            )
         annotations = {p.name: p.annotation for p in self.parameters}
         mark = {EACH_PARTITION: True} if each_partition else {}
         made = {}
@@ -109,12 +113,15 @@ def present(
     resource_key: str,
     parameters: Sequence[inspect.Parameter] = (),
     doc: str | None = None,
+    *,
+    context: type = dg.AssetExecutionContext,
 ) -> Callable[..., Any]:
     """Give `body(context, **arguments)` the signature that Dagster is to see."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    shown = [inspect.Parameter("context", kind, annotation=dg.AssetExecutionContext), *(
-        p.replace(kind=kind, default=inspect.Parameter.empty) for p in parameters
-    )]
+    shown = [
+        inspect.Parameter("context", kind, annotation=context),
+        *(p.replace(kind=kind, default=inspect.Parameter.empty) for p in parameters),
+    ]
     if resource_key not in {p.name for p in shown}:
         shown.append(inspect.Parameter(resource_key, kind, annotation=OpenAIBatchResource))
     body.__name__ = body.__qualname__ = name
@@ -130,7 +137,7 @@ def _is_resource(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, dg.ConfigurableResource)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _relaxed(annotation: Any) -> dg.DagsterType:
     """A type that tells an IO manager what to load, and lets several partitions through as a dict of it."""
     known = Any if annotation is inspect.Parameter.empty or isinstance(annotation, str) else annotation

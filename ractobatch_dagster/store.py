@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
 from ractobatch_dagster.errors import ConfigurationError, StoreError
@@ -59,7 +59,9 @@ class Store:
 
         text = os.fspath(root)
         if not text:
-            raise ConfigurationError("The store's root is empty. Give a directory or a URL such as 's3://bucket/prefix'.")
+            raise ConfigurationError(
+                "The store's root is empty. Give a directory or a URL such as 's3://bucket/prefix'."
+            )
         if not re.match(r"[a-z][a-z0-9+.-]+://", text):
             text = Path(text).expanduser().absolute().as_uri()
         self.url = text.rstrip("/")
@@ -104,11 +106,14 @@ class Store:
         import obstore
 
         try:
-            return obstore.open_reader(self._store, path)
+            if self.local_path is not None:
+                return (self.local_path / path).open("rb")
+            reader: Any = obstore.open_reader(self._store, path)
+            return cast("IO[bytes]", reader)
         except Exception as error:
             raise StoreError(f"Could not open {self.uri(path)}: {_first_line(error)}") from error
 
-    def lines(self, path: str) -> Iterator[bytes]:
+    def chunks(self, path: str) -> Iterator[bytes]:
         """The object's bytes as a stream of chunks."""
         import obstore
 
@@ -126,6 +131,8 @@ class Store:
             obstore.put(self._store, path, data)
         except Exception as error:
             raise StoreError(f"Could not write {self.uri(path)}: {_first_line(error)}") from error
+        if self.local_path is not None:
+            _sync(self.local_path / path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object if nothing is there yet, in one atomic step; `False` if something was.

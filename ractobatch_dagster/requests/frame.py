@@ -29,7 +29,7 @@ def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
     import pyarrow as pa
 
     if isinstance(frame, pa.Table):
-        return frame.replace_schema_metadata(None)
+        return _plain_text(frame).replace_schema_metadata(None)
     module = type(frame).__module__.partition(".")[0]
     try:
         if module == "pandas" and hasattr(frame, "columns"):
@@ -44,8 +44,8 @@ def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
         reason = "; ".join(str(part) for part in error.args)
         raise InvalidInputError(f"A column of {what} cannot become Arrow: {reason}. Give it one type.") from error
     raise InvalidInputError(
-        f"{what[0].upper()}{what[1:]} is a {type(frame).__name__}. Return a DataFrame: pandas, Polars, PyArrow, DuckDB, "
-        "or anything else with `__arrow_c_stream__`."
+        f"{what[0].upper()}{what[1:]} is a {type(frame).__name__}. Return a DataFrame: pandas, Polars, PyArrow, "
+        "DuckDB, or anything else with `__arrow_c_stream__`."
     )
 
 
@@ -78,9 +78,8 @@ def check_frame(
             f"{where} has a column {taken[0]!r}, and the result table adds one of that name. Rename yours."
         )
     kind = table.schema.field(PROMPT).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_text_dictionary(kind) or len(table) == 0):
-        if not pa.types.is_null(kind):
-            raise InvalidInputError(f"{where}: column {PROMPT!r} holds {kind}, not text. Convert it with `.astype(str)`.")
+    if len(table) and not _holds_text(kind):
+        raise InvalidInputError(f"{where}: column {PROMPT!r} holds {kind}, not text. Convert it with `.astype(str)`.")
     if on_null == "error":
         prompts = table[PROMPT].cast(pa.string()) if len(table) else table[PROMPT]
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(prompts), ""), True) if len(table) else None
@@ -128,7 +127,9 @@ def _check_key(table: pa.Table, key: str, where: str) -> None:
     import pyarrow.compute as pc
 
     if key not in table.column_names:
-        raise InvalidInputError(f"{where} has no column {key!r}, which key= names; its columns are {table.column_names}.")
+        raise InvalidInputError(
+            f"{where} has no column {key!r}, which key= names; its columns are {table.column_names}."
+        )
     keys = table[key]
     if keys.null_count:
         row = pc.index(pc.is_null(keys), True).as_py()
@@ -152,10 +153,12 @@ def _key_of(table: pa.Table, key: str | None, row: int) -> str:
     return f" ({key}={table[key][row].as_py()!r})"
 
 
-def _is_text_dictionary(kind: pa.DataType) -> bool:
+def _holds_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type is text, or nothing but nulls."""
     import pyarrow as pa
 
-    return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_null(plain))
 
 
 def _plain_text(table: pa.Table) -> pa.Table:

@@ -1,0 +1,1 @@
+"""From output and error files to a table: read, classified, typed, priced."""

@@ -136,7 +136,8 @@ def _struct(model: type[BaseModel], inside: tuple[type, ...]) -> tuple[pa.DataTy
     if model in inside or not model.model_fields:
         return pa.string(), _json_text
     parts = {
-        name: _arrow(info.annotation, tuple(info.metadata), (*inside, model)) for name, info in model.model_fields.items()
+        name: _arrow(info.annotation, tuple(info.metadata), (*inside, model))
+        for name, info in model.model_fields.items()
     }
     arrow = pa.struct([pa.field(name, part[0]) for name, part in parts.items()])
     converters = {name: _nullable(part[1]) for name, part in parts.items()}

@@ -90,7 +90,7 @@ def result_table(
     mine = [name for name in rows.column_names if name not in (CUSTOM_ID, REQUEST_HASH)]
     result = rows.select(mine)
     for column in columns:
-        values = [parsed[i][column.name] if i in parsed and parsed[i] else None for i in ids]
+        values = [(parsed.get(i) or {}).get(column.name) for i in ids]
         result = result.append_column(column.field(), pa.array(values, type=column.type))
     given = {REQUEST_HASH: rows[REQUEST_HASH], CUSTOM_ID: rows[CUSTOM_ID]}
     for field in llm_fields():
@@ -104,7 +104,9 @@ def result_table(
     return result
 
 
-def _typed(row: dict[str, Any], output_type: type[BaseModel] | None, columns: Sequence[Column]) -> dict[str, Any] | None:
+def _typed(
+    row: dict[str, Any], output_type: type[BaseModel] | None, columns: Sequence[Column]
+) -> dict[str, Any] | None:
     """The answer's columns; marks the outcome `invalid_output` where the text does not fit the model."""
     if output_type is None or row["status"] != "ok":
         return None

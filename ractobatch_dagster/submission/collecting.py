@@ -11,8 +11,9 @@ import msgspec
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.requests.cut import Cutter, Limits
-from ractobatch_dagster.results.classify import Outcome, classify, no_line
-from ractobatch_dagster.results.lines import BadLine, read_lines
+from ractobatch_dagster.results.classify import Outcome, no_line
+from ractobatch_dagster.results.join import join_lines, refused
+from ractobatch_dagster.results.lines import raw_lines, read_lines
 from ractobatch_dagster.results.outcomes import outcomes_table
 from ractobatch_dagster.submission.files import SubmissionFiles, write_parquet
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
@@ -31,8 +32,8 @@ def download(
     """
     path = folder / f"{batch.number:05d}.part"
     with path.open("wb") as target:
-        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            size = provider.download(file_id, target.write)
+        for file_id in batch.file_ids:
+            size = provider.download(file_id, target)
             target.write(b"\n")  # a file without a last line feed must not run into the next one
             log(f"batch {batch.number}: downloaded {file_id}, {size / 1e6:.1f} MB")
     files.store.write(files.responses(batch.number), path)
@@ -65,46 +66,21 @@ def settle(
 
 def _judge(files: SubmissionFiles, batch: BatchState, anomalies: Counter[str]) -> dict[str, Judged]:
     """One outcome for each request that the batch held, whatever the provider returned."""
-    asked = dict.fromkeys(_custom_ids(files, batch))
-    answered: dict[str, Outcome] = {}
-    if batch.batch_id is not None and batch.status is not BatchStatus.FAILED:
-        for line in read_lines(files.store.lines(files.responses(batch.number))):
-            if isinstance(line, BadLine):
-                anomalies["lines that are not JSON objects"] += 1
-                continue
-            outcome = classify(line)
-            if outcome.custom_id not in asked:
-                anomalies["lines for a custom_id that was not asked"] += 1
-            elif outcome.custom_id not in answered:
-                answered[outcome.custom_id] = outcome
-            else:
-                anomalies["further lines for the same custom_id"] += 1
-                if answered[outcome.custom_id].status != "ok":
-                    answered[outcome.custom_id] = outcome
-    return {
-        custom_id: (answered.get(custom_id) or _unanswered(custom_id, number, batch), batch.batch_id, batch.round)
-        for number, custom_id in enumerate(asked, start=1)
-    }
-
-
-def _unanswered(custom_id: str, number: int, batch: BatchState) -> Outcome:
-    """The outcome of a request without a line. A refused batch says which line was to blame."""
-    if batch.batch_id is None:
-        return no_line(custom_id, BatchStatus.CANCELLED)
-    outcome = no_line(custom_id, batch.status or BatchStatus.COMPLETED)
-    if batch.status is BatchStatus.FAILED:
-        own = [issue for issue in batch.issues if issue.startswith(f"line {number}:")]
-        general = [issue for issue in batch.issues if not issue.startswith("line ")]
-        why = "; ".join(own or general or batch.issues[:3]) or "the provider gave no reason"
-        outcome.status, outcome.retryable = "error", False
-        outcome.error_code, outcome.error = "batch_failed", f"The provider refused the batch: {why}"
-    return outcome
+    asked = _custom_ids(files, batch)
+    if batch.batch_id is None:  # cancelled before it was created
+        outcomes = {custom_id: no_line(custom_id, BatchStatus.CANCELLED) for custom_id in asked}
+    elif batch.status is BatchStatus.FAILED and not batch.file_ids:
+        outcomes = refused(asked, batch.issues)
+    else:
+        lines = read_lines(files.store.chunks(files.responses(batch.number)))
+        outcomes, found = join_lines(asked, lines, batch.status or BatchStatus.COMPLETED)
+        anomalies.update(found)
+    return {custom_id: (outcome, batch.batch_id, batch.round) for custom_id, outcome in outcomes.items()}
 
 
 def _custom_ids(files: SubmissionFiles, batch: BatchState) -> Iterator[str]:
-    for line in read_lines(files.store.lines(files.requests(batch.number))):
-        if not isinstance(line, BadLine):
-            yield line["custom_id"]
+    for line in raw_lines(files.store.chunks(files.requests(batch.number))):
+        yield msgspec.json.decode(line, type=_Named).custom_id
 
 
 def _next_round(files: SubmissionFiles, state: SubmissionState, retry: set[str], limits: Limits) -> SubmissionState:
@@ -114,11 +90,11 @@ def _next_round(files: SubmissionFiles, state: SubmissionState, retry: set[str],
     with Cutter(limits, lambda cut, path: files.store.write(files.requests(cut.number), path), first=first) as cutter:
         left = set(retry)
         for batch in state.batches:
-            for line in _raw_lines(files, batch):
+            for line in raw_lines(files.store.chunks(files.requests(batch.number))):
                 custom_id = msgspec.json.decode(line, type=_Named).custom_id
                 if custom_id in left:
                     left.discard(custom_id)
-                    cutter.add(line, what=custom_id)
+                    cutter.add(line + b"\n", what=custom_id)
     planned = tuple(BatchState(number=c.number, round=round_, requests=c.requests, size=c.size) for c in cutter.files)
 
     def extend(newest: SubmissionState | None) -> SubmissionState | None:
@@ -132,13 +108,3 @@ def _next_round(files: SubmissionFiles, state: SubmissionState, retry: set[str],
 
 class _Named(msgspec.Struct):
     custom_id: str
-
-
-def _raw_lines(files: SubmissionFiles, batch: BatchState) -> Iterator[bytes]:
-    """The lines as they were sent, line feed included."""
-    rest = b""
-    for chunk in files.store.lines(files.requests(batch.number)):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line + b"\n" for line in lines)
-    if rest:
-        yield rest + b"\n"

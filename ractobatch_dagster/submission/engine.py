@@ -13,18 +13,21 @@ import msgspec
 from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, QueueFullError
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
-from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.provider.remote import Issue, RemoteBatch
+from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.collecting import download, settle
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.plan import Collect, Create, Poll, Resolve, Settle, Step, plan, requeued, seen
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
-from ractobatch_dagster.requests.cut import Limits
 
-__all__ = ["HEAVY", "LIGHT", "Engine", "look"]
+__all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine", "look"]
 
-LIGHT: frozenset[type] = frozenset({Resolve, Create, Poll})
-"""Steps that only talk to the provider: what a submission run and a sensor tick do."""
+SUBMIT: frozenset[type] = frozenset({Resolve, Create})
+"""What a submission run does."""
+
+LIGHT: frozenset[type] = SUBMIT | {Poll}
+"""Steps that only talk to the provider: what a sensor tick does."""
 
 HEAVY: frozenset[type] = LIGHT | {Collect, Settle}
 """All steps: what a table run does."""
@@ -113,7 +116,9 @@ class Engine:
         intent = Intent(writer=self._writer, at=self._now())
 
         def intend(state: SubmissionState | None) -> SubmissionState | None:
-            return state and state.with_batches(
+            if state is None or state.cancelled:
+                return state
+            return state.with_batches(
                 {
                     batch.number: msgspec.structs.replace(batch, intent=intent, attempt=batch.attempt + 1)
                     for batch in state.batches
@@ -130,7 +135,9 @@ class Engine:
                 done[batch.number] = batch
                 done[batch.number] = self._create_one(files, intended, batch)
                 if done[batch.number].batch_id is None:
-                    self._log(f"batch {batch.number}: the provider's queue is full, trying again in {_QUEUE_PAUSE:.0f} s")
+                    self._log(
+                        f"batch {batch.number}: the provider's queue is full, trying again in {_QUEUE_PAUSE:.0f} s"
+                    )
                     break
         finally:
             unreached = {b.number: requeued(b, 0.0) for b in mine if b.number not in done}
@@ -158,7 +165,9 @@ class Engine:
             return requeued(batch, self._now() + _QUEUE_PAUSE)
         except ProviderError as error:
             if error.status_code is not None and 400 <= error.status_code < 500 and error.status_code != 408:
-                self._record(files, {batch.number: requeued(batch, 0.0)})  # refused: certainly not created
+                self._record(
+                    files, {batch.number: requeued(batch, self._now() + _QUEUE_PAUSE)}
+                )  # certainly not created
                 self._provider.delete_file(file_id)
             raise
         self._log(f"created batch {batch.number} of {len(state.batches)}: {remote.id}, {batch.requests:,} requests")
@@ -230,7 +239,7 @@ class Engine:
                 {
                     batch.number: _after_look(batch, looked[batch.batch_id], now)
                     for batch in newest.batches
-                    if batch.stage == "running" and batch.batch_id in looked
+                    if batch.stage == "running" and batch.batch_id is not None and batch.batch_id in looked
                 }
             )
 
@@ -316,9 +325,13 @@ def _our_metadata(state: SubmissionState, batch: BatchState) -> dict[str, str]:
 
 def _after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState:
     after = seen(batch, remote)
-    if after.status is BatchStatus.FAILED and any("token_limit_exceeded" in text for text in after.issues):
+    if after.status is BatchStatus.FAILED and any(map(_is_queue_full, after.issues)):
         return requeued(after, now + _QUEUE_PAUSE)
     return after
+
+
+def _is_queue_full(issue: Issue) -> bool:
+    return issue.code == "token_limit_exceeded" or "nqueued token" in issue.message
 
 
 def _there(state: SubmissionState | None, files: SubmissionFiles) -> SubmissionState:

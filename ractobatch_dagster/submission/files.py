@@ -1,13 +1,13 @@
 """Where everything of a table and of a submission lies in the store. The one place that knows the paths.
 
-    submissions/<table>/log/00000000.json.gz                the table's log
-    submissions/<table>/<submission>/log/00000000.json.gz   the submission's log
-    submissions/<table>/<submission>/rows.parquet           the user's rows, with custom_id and request hash
-    submissions/<table>/<submission>/requests/00000.jsonl   what is sent, one file per batch
-    submissions/<table>/<submission>/responses/00000.jsonl  what came back, verbatim
-    submissions/<table>/<submission>/results.parquet        every request's outcome, before the answers are typed
-    submissions/<table>/<submission>/reused.parquet         outcomes taken over from an earlier submission
-    tables/<asset key>/<partition>.parquet                  the result tables (written by the IO manager)
+submissions/<table>/log/00000000.json.gz                the table's log
+submissions/<table>/<submission>/log/00000000.json.gz   the submission's log
+submissions/<table>/<submission>/rows.parquet           the user's rows, with custom_id and request hash
+submissions/<table>/<submission>/requests/00000.jsonl   what is sent, one file per batch
+submissions/<table>/<submission>/responses/00000.jsonl  what came back, verbatim
+submissions/<table>/<submission>/results.parquet        every request's outcome, before the answers are typed
+submissions/<table>/<submission>/reused.parquet         outcomes taken over from an earlier submission
+tables/<asset key>/<partition>.parquet                  the result tables (written by the IO manager)
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ submission holds the very same rows is attached to, not sent again.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,13 +98,15 @@ def open_submission(
     while True:
         version = table.log.load()
         state = version.state if version else TableState(owner=owner)
-        attached = _attached(state, digests)
+        attached = _attached(table, state, digests)
         fresh = {key: rows for key, rows in hashed.items() if key not in attached}
         if not fresh:
             return Opened(dict(attached), None, tuple(sorted(set(attached.values()))))
         sealed = _seal(table, owner, fresh, digests, terms, state, now, progress)
         opened = {
-            one.key: PartitionState(key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key))
+            one.key: PartitionState(
+                key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key)
+            )
             for one in sealed.partitions
         }
         kept = tuple(one for one in state.partitions if one.key not in opened)
@@ -116,11 +117,13 @@ def open_submission(
         progress("another run opened a submission at the same moment; looking again")
 
 
-def _attached(state: TableState, digests: Mapping[str | None, str]) -> dict[str | None, str]:
+def _attached(table: TableFiles, state: TableState, digests: Mapping[str | None, str]) -> dict[str | None, str]:
     """The partitions whose open submission holds these very rows.
 
+    One that holds other rows gives way if nothing of it was created yet.
+
     Raises:
-        SubmissionConflictError: One holds others.
+        SubmissionConflictError: One holds other rows, and batches of it exist.
     """
     found: dict[str | None, str] = {}
     for key, rows_digest in digests.items():
@@ -128,15 +131,29 @@ def _attached(state: TableState, digests: Mapping[str | None, str]) -> dict[str 
         if there is None or there.landed == there.submission:
             continue
         if there.digest != rows_digest:
+            alone = set(state.open[there.submission]) <= set(digests)
+            if alone and _withdrawn(table.submission(there.submission)):
+                continue
             where = f"partition {key!r} of {state.owner.asset!r}" if key is not None else f"{state.owner.asset!r}"
             raise SubmissionConflictError(
                 f"Submission {there.submission} of {where} is still open and holds other rows, prompts or parameters. "
                 "Nothing was sent. Wait until its table has landed, or cancel it with the job "
-                f"{state.owner.asset.replace('/', '__')}_cancel and materialise the table, which keeps what was answered.",
+                f"{state.owner.asset.replace('/', '__')}_cancel, after which the table keeps what was answered.",
                 submission=there.submission,
             )
         found[key] = there.submission
     return found
+
+
+def _withdrawn(files: SubmissionFiles) -> bool:
+    """Stop a submission if none of its batches was created; once that is committed, none ever will be."""
+
+    def stop(state: SubmissionState | None) -> SubmissionState | None:
+        untouched = state is not None and all(batch.stage == "planned" for batch in state.batches)
+        return msgspec.structs.replace(state, cancelled=True) if state is not None and untouched else state
+
+    state = files.log.update(stop)
+    return state is not None and state.cancelled and all(batch.stage == "planned" for batch in state.batches)
 
 
 def _landed(state: TableState, key: str | None) -> str | None:
@@ -255,9 +272,9 @@ def _known(
 
 
 def _store_reused(files: SubmissionFiles, known: Mapping[str, dict[str, Any]], rows: pa.Table) -> None:
-    from ractobatch_dagster.results.outcomes import OUTCOMES
-
     import pyarrow as pa
+
+    from ractobatch_dagster.results.outcomes import OUTCOMES
 
     taken: dict[str, dict[str, Any]] = {}
     for custom_id, hash_ in zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True):

@@ -121,7 +121,7 @@ def seen(batch: BatchState, remote: RemoteBatch) -> BatchState:
         failed=max(remote.failed, batch.failed),
         output_file_id=remote.output_file_id or batch.output_file_id,
         error_file_id=remote.error_file_id or batch.error_file_id,
-        issues=tuple(issue_text(issue.code, issue.message, issue.line) for issue in remote.issues),
+        issues=tuple(remote.issues),
     )
 
 
@@ -135,12 +135,6 @@ def requeued(batch: BatchState, not_before: float) -> BatchState:
         attempt=batch.attempt,
         not_before=not_before,
     )
-
-
-def issue_text(code: str | None, message: str, line: int | None) -> str:
-    """One validation issue as one line of text."""
-    place = f"line {line}: " if line is not None else ""
-    return f"{place}{message}" + (f" ({code})" if code else "")
 
 
 @dataclass(frozen=True, slots=True)

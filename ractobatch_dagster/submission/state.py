@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ractobatch_dagster.models import BatchStatus
+from ractobatch_dagster.provider.remote import Issue
 
 __all__ = [
     "BatchState",
@@ -112,8 +113,13 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
     collected: bool = False
+
+    @property
+    def file_ids(self) -> list[str]:
+        """The files with its answers: output first, then errors."""
+        return [file_id for file_id in (self.output_file_id, self.error_file_id) if file_id]
 
     @property
     def stage(self) -> Stage:

@@ -1,0 +1,119 @@
+"""LLM work at scale inside Dagster: a DataFrame of prompts becomes Batch API jobs and a Parquet table of typed answers.
+
+The names below are imported when they are first used: importing the package loads neither pandas nor openai.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ractobatch_dagster._version import __version__
+
+if TYPE_CHECKING:
+    from ractobatch_dagster.assets import BatchAsset, batch_asset
+    from ractobatch_dagster.attachment import RactoFile
+    from ractobatch_dagster.errors import (
+        BatchFailedError,
+        BatchNotReadyError,
+        BatchWaitTimeoutError,
+        ConfigurationError,
+        InvalidInputError,
+        ProviderAuthError,
+        ProviderError,
+        ProviderNotFoundError,
+        ProviderTimeoutError,
+        QueueFullError,
+        RactobatchError,
+        StoreError,
+        SubmissionConflictError,
+    )
+    from ractobatch_dagster.io_manager import ParquetIOManager
+    from ractobatch_dagster.models import (
+        BatchItem,
+        BatchJobInfo,
+        BatchResult,
+        BatchStatus,
+        FinishReason,
+        LLMResponse,
+        ToolCallResult,
+    )
+    from ractobatch_dagster.processor import OpenAIBatchProcessor
+    from ractobatch_dagster.prompt import RactoPrompt
+    from ractobatch_dagster.resource import OpenAIBatchResource
+    from ractobatch_dagster.sensor import build_batch_sensor
+
+_HOME = {
+    "BatchAsset": "assets",
+    "BatchFailedError": "errors",
+    "BatchItem": "models",
+    "BatchJobInfo": "models",
+    "BatchNotReadyError": "errors",
+    "BatchResult": "models",
+    "BatchStatus": "models",
+    "BatchWaitTimeoutError": "errors",
+    "ConfigurationError": "errors",
+    "FinishReason": "models",
+    "InvalidInputError": "errors",
+    "LLMResponse": "models",
+    "OpenAIBatchProcessor": "processor",
+    "OpenAIBatchResource": "resource",
+    "ParquetIOManager": "io_manager",
+    "ProviderAuthError": "errors",
+    "ProviderError": "errors",
+    "ProviderNotFoundError": "errors",
+    "ProviderTimeoutError": "errors",
+    "QueueFullError": "errors",
+    "RactoFile": "attachment",
+    "RactoPrompt": "prompt",
+    "RactobatchError": "errors",
+    "StoreError": "errors",
+    "SubmissionConflictError": "errors",
+    "ToolCallResult": "models",
+    "batch_asset": "assets",
+    "build_batch_sensor": "sensor",
+}
+
+__all__ = [
+    "BatchAsset",
+    "BatchFailedError",
+    "BatchItem",
+    "BatchJobInfo",
+    "BatchNotReadyError",
+    "BatchResult",
+    "BatchStatus",
+    "BatchWaitTimeoutError",
+    "ConfigurationError",
+    "FinishReason",
+    "InvalidInputError",
+    "LLMResponse",
+    "OpenAIBatchProcessor",
+    "OpenAIBatchResource",
+    "ParquetIOManager",
+    "ProviderAuthError",
+    "ProviderError",
+    "ProviderNotFoundError",
+    "ProviderTimeoutError",
+    "QueueFullError",
+    "RactoFile",
+    "RactoPrompt",
+    "RactobatchError",
+    "StoreError",
+    "SubmissionConflictError",
+    "ToolCallResult",
+    "__version__",
+    "batch_asset",
+    "build_batch_sensor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,282 @@
+"""`batch_asset`: a function that returns prompts becomes a submission asset and a table asset."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal
+
+import dagster as dg
+
+from ractobatch_dagster.cancelling import cancel_job
+from ractobatch_dagster.checks import table_checks
+from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.io_manager import ParquetTables
+from ractobatch_dagster.landing import land, wait_until_collected
+from ractobatch_dagster.prompt import Prompt
+from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.resource import OpenAIBatchResource
+from ractobatch_dagster.sensor import build_batch_sensor
+from ractobatch_dagster.signature import Signature, present
+from ractobatch_dagster.spec import RESOURCE, BatchSpec
+from ractobatch_dagster.submitting import partition_keys, submit, submit_run
+
+__all__ = ["BatchAsset", "batch_asset"]
+
+Key = str | Sequence[str] | dg.AssetKey
+
+
+@dataclass(frozen=True)
+class BatchAsset:
+    """What `batch_asset` makes of a function.
+
+    Attributes:
+        submission: The asset that sends the prompts; `None` where one asset does all (`blocking=True`).
+        table: The asset that is the table of answers.
+        checks: The checks of the table.
+        jobs: `<name>_submit`, which submits only (the one to backfill with), and `<name>_cancel`.
+    """
+
+    submission: dg.AssetsDefinition | None
+    table: dg.AssetsDefinition
+    checks: Sequence[dg.AssetChecksDefinition]
+    jobs: Sequence[Any]
+    resource_key: str
+
+    @property
+    def assets(self) -> list[dg.AssetsDefinition]:
+        """Submission, table and checks, for `Definitions(assets=…)`."""
+        return [*([self.submission] if self.submission else []), self.table, *self.checks]
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        """All of it with the sensor of its resource, for `Definitions.merge`; the resource itself is yours to add."""
+        return dg.Definitions(assets=self.assets, jobs=self.jobs, sensors=[build_batch_sensor(self.resource_key)])
+
+
+def batch_asset(
+    *,
+    model: str,
+    prompt: Prompt | str | None = None,
+    key: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    extra: Mapping[str, Any] | None = None,
+    partition_by: str | None = None,
+    on_null: Literal["error", "skip"] = "error",
+    dedupe: bool = True,
+    reuse: bool = True,
+    max_rounds: int = 1,
+    max_error_rate: float = 0.05,
+    completion_window: str = "24h",
+    blocking: bool = False,
+    poll_seconds: float = 30.0,
+    resource_key: str = "openai_batch",
+    asset_key: Key | None = None,
+    name: str | None = None,
+    key_prefix: str | Sequence[str] | None = None,
+    ins: Mapping[str, dg.AssetIn] | None = None,
+    deps: Iterable[Any] | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    group_name: str | None = None,
+    owners: Sequence[str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    kinds: set[str] | None = None,
+    description: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
+    code_version: str | None = None,
+    pool: str | None = None,
+    io_manager_key: str | None = None,
+) -> Callable[[Callable[..., Any]], BatchAsset]:
+    """Turn a function that returns a DataFrame of prompts into assets that send it through the Batch API.
+
+    The function takes what any asset takes: upstream assets, config, resources, the context. It returns a frame
+    with a column `user_message` (and any others, which the table keeps): pandas, Polars, PyArrow, DuckDB, or
+    anything else with `__arrow_c_stream__`. The function's name is the table's; `<name>_submission` sends.
+
+    The submission ends as soon as the batches are created. `build_batch_sensor` follows them and materialises the
+    table once every row has its outcome: one row per row sent, in the same order, with the fields of the prompt's
+    output model as typed columns and a block of `llm_…` columns.
+
+    Args:
+        model: The model, or on Azure the deployment.
+        prompt: The system prompt: a `RactoPrompt`, anything else with `compile() -> str`, a text, or none.
+        key: The column that identifies a row; refused before sending where it is null or repeats.
+        temperature: 0 to 2; left to the model's own default where not given.
+        max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
+        extra: Merged last into every request body; a value of `None` removes the key.
+        partition_by: The column that holds each row's partition, where the function returns rows of several.
+        on_null: What to do with a row without a prompt: `error`, or `skip` it (it lands with status `skipped`).
+        dedupe: Ask identical requests once. `False` makes each row a sample of its own.
+        reuse: Take over the answers that this partition's last table already paid for.
+        max_rounds: How often requests that failed in a way worth retrying are sent again.
+        max_error_rate: The share of rows that may be without a usable answer before the check warns.
+        completion_window: How long the provider may take; OpenAI knows `24h` only.
+        blocking: One asset that submits, waits and lands in one run. For small jobs: it holds a worker meanwhile.
+        poll_seconds: Seconds between looks in a blocking run.
+        resource_key: The key of the `OpenAIBatchResource`.
+        asset_key: The table's key, instead of `name` and `key_prefix`.
+        name: The table's name, instead of the function's.
+        key_prefix: Put before the name.
+        ins: How the upstream assets are loaded, by parameter name.
+        deps: Upstream assets that are not loaded.
+        partitions_def: How both assets are partitioned.
+        backfill_policy: How many runs a backfill of the submission takes: one, unless you say otherwise, so that many
+            partitions share few batches.
+        group_name: Of both assets.
+        owners: Of both assets.
+        tags: Of both assets.
+        kinds: Of both assets, beside ours.
+        description: Of the table; the function's docstring where not given.
+        metadata: Of the table.
+        retry_policy: Of both assets. Running either again is safe and sends nothing twice.
+        automation_condition: When to submit. The table follows by itself.
+        code_version: Of both assets; a hash of prompt, parameters and schema where not given.
+        pool: Of the submission.
+        io_manager_key: Who stores the table, instead of our Parquet files below the resource's root.
+
+    Raises:
+        ConfigurationError: Something cannot work as given.
+
+    Example:
+        ```python
+        @batch_asset(model="gpt-4o-mini", prompt="Is this review positive? Answer yes or no.", key="review_id")
+        def verdicts(reviews: pd.DataFrame) -> pd.DataFrame:
+            return reviews.assign(user_message=reviews["text"])
+        ```
+    """
+
+    def decorate(function: Callable[..., Any]) -> BatchAsset:
+        table_key = _table_key(asset_key, name or function.__name__, key_prefix)
+        submission_key = dg.AssetKey([*table_key.path[:-1], f"{table_key.path[-1]}_submission"])
+        template = RequestTemplate.of(
+            model, prompt, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
+        )
+        spec = BatchSpec(
+            asset=table_key,
+            submission_asset=None if blocking else submission_key,
+            template=template,
+            resource_key=resource_key,
+            key=_column(key),
+            partition_by=partition_by,
+            on_null=on_null,
+            dedupe=dedupe,
+            reuse=reuse,
+            max_rounds=max_rounds,
+            completion_window=completion_window,
+            ranges=io_manager_key is None and not isinstance(partitions_def, dg.MultiPartitionsDefinition),
+            poll_seconds=poll_seconds,
+        )
+        signature = Signature.of(function)
+        one_run = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def is not None else None)
+        common: dict[str, Any] = {
+            "partitions_def": partitions_def,
+            "group_name": group_name,
+            "owners": owners,
+            "tags": tags,
+            "retry_policy": retry_policy,
+            "code_version": code_version or spec.code_version,
+        }
+        entry: dict[str, Any] = {
+            "ins": signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None),
+            "deps": deps,
+            "automation_condition": automation_condition,
+            "backfill_policy": one_run,
+            "pool": pool,
+        }
+        landing: dict[str, Any] = {
+            "key": table_key,
+            "kinds": {"openai", "parquet", *(kinds or ())},
+            "description": description or function.__doc__,
+            "metadata": {RESOURCE: resource_key, **(metadata or {})} if not blocking else metadata,
+            **_storage(resource_key, io_manager_key),
+        }
+        checks = [table_checks(spec, max_error_rate)]
+        if blocking:
+            table = _table_asset(_all_in_one(spec, signature), **common, **entry, **landing)
+            return BatchAsset(None, table, checks, [cancel_job(spec)], resource_key)
+        submission = dg.asset(
+            _submission(spec, signature),
+            key=submission_key,
+            kinds={"openai", *(kinds or ())},
+            description=f"Sends the prompts of `{spec.name}` to the Batch API and ends as soon as the batches exist.",
+            **common,
+            **entry,
+        )
+        table = _table_asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
+        submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[submission_key])
+        return BatchAsset(submission, table, checks, [submit_only, cancel_job(spec)], resource_key)
+
+    return decorate
+
+
+def _submission(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
+    def run(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]) -> Any:
+        return submit_run(context, resource, arguments, spec=spec, signature=signature)
+
+    compute = signature.compute(f"{spec.op_name}_submission", spec.resource_key, run)
+    compute.__annotations__["return"] = dg.MaterializeResult
+    return compute
+
+
+def _table(spec: BatchSpec) -> Callable[..., Any]:
+    def run(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from land(context, resources[spec.resource_key], partition_keys(context), spec=spec)
+
+    return present(run, spec.op_name, spec.resource_key)
+
+
+def _all_in_one(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
+    def run(
+        context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        opened, _ = submit(context, resource, arguments, spec=spec, signature=signature)
+        wait_until_collected(context, resource, sorted(set(opened.submissions.values())), spec=spec)
+        yield from land(context, resource, list(opened.submissions), spec=spec)
+
+    return signature.compute(spec.op_name, spec.resource_key, run)
+
+
+def _table_asset(compute: Callable[..., Any], **arguments: Any) -> dg.AssetsDefinition:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # `io_manager_def`, long there and still called beta
+        return dg.asset(compute, **arguments)
+
+
+def _storage(resource_key: str, io_manager_key: str | None) -> dict[str, Any]:
+    """Where the table is stored: with the IO manager of that key, or below the resource's own root."""
+    if io_manager_key is not None:
+        return {"io_manager_key": io_manager_key}
+    return {"io_manager_def": _tables_of(resource_key)}
+
+
+@cache
+def _tables_of(resource_key: str) -> dg.IOManagerDefinition:
+    """An IO manager over the resource's root; the same object for every asset, as Dagster wants it."""
+
+    @dg.io_manager(required_resource_keys={resource_key}, description="Parquet tables below the resource's root.")
+    def tables(context: dg.InitResourceContext) -> ParquetTables:
+        return ParquetTables(getattr(context.resources, resource_key).store)
+
+    return tables
+
+
+def _table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | None) -> dg.AssetKey:
+    if asset_key is None:
+        return dg.AssetKey(name).with_prefix(prefix or [])
+    if prefix is not None:
+        raise ConfigurationError("Give `asset_key`, or `name` and `key_prefix`, not both.")
+    return asset_key if isinstance(asset_key, dg.AssetKey) else dg.AssetKey(asset_key)
+
+
+def _column(key: object) -> str | None:
+    if key is not None and not isinstance(key, str):
+        raise ConfigurationError(
+            f"`key` names the column that identifies a row, and {key!r} is no name. The asset's key is `asset_key`."
+        )
+    return key

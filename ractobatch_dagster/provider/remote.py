@@ -1,0 +1,131 @@
+"""What a provider tells about batches, as plain data, and how its own words for it are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ractobatch_dagster.models import BatchJobInfo, BatchStatus
+
+__all__ = ["Issue", "Page", "RemoteBatch", "read_batch", "read_status"]
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One reason why a batch was refused; `line` counts from 1 in its input file."""
+
+    message: str
+    code: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line is not None else ""
+        return f"{place}{self.message}" + (f" ({self.code})" if self.code else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteBatch:
+    """A batch as the provider last described it. `completed` and `failed` are its progress meter, not an audit."""
+
+    id: str
+    status: BatchStatus
+    created_at: float = 0.0
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    issues: Sequence[Issue] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    raw: Any = None
+
+    def job_info(self, provider: str) -> BatchJobInfo:
+        """The same in the words of the processor."""
+        return BatchJobInfo(
+            job_id=self.id,
+            provider=provider,
+            status=self.status,
+            created_at=self.created_at,
+            request_count=self.total,
+            completed_count=self.completed,
+            failed_count=self.failed,
+            errors=[str(issue) for issue in self.issues],
+            metadata=dict(self.metadata),
+            input_file_id=self.input_file_id,
+            output_file_id=self.output_file_id,
+            error_file_id=self.error_file_id,
+            raw=self.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the provider's list; `next_after` is where the next one starts, or `None` after the last."""
+
+    batches: Sequence[RemoteBatch]
+    next_after: str | None
+
+
+_STATUSES = {
+    "validating": BatchStatus.PENDING,
+    "pending": BatchStatus.PENDING,
+    "queued": BatchStatus.PENDING,
+    "in_progress": BatchStatus.IN_PROGRESS,
+    "running": BatchStatus.IN_PROGRESS,
+    "finalizing": BatchStatus.FINALIZING,
+    "completed": BatchStatus.COMPLETED,
+    "failed": BatchStatus.FAILED,
+    "expired": BatchStatus.EXPIRED,
+    "cancelling": BatchStatus.CANCELLING,
+    "canceling": BatchStatus.CANCELLING,
+    "cancelled": BatchStatus.CANCELLED,
+    "canceled": BatchStatus.CANCELLED,
+}
+
+
+def read_status(word: object) -> BatchStatus:
+    """The provider's word for a status, in any case and spelling. An unknown word means that it goes on."""
+    return _STATUSES.get(str(word).strip().lower(), BatchStatus.IN_PROGRESS)
+
+
+def read_batch(batch: Any) -> RemoteBatch:
+    """A batch as the `openai` client returns it; its fields are not validated there, and any may be missing."""
+    counts = getattr(batch, "request_counts", None)
+    errors = getattr(getattr(batch, "errors", None), "data", None) or ()
+    return RemoteBatch(
+        id=str(batch.id),
+        status=read_status(getattr(batch, "status", None)),
+        created_at=_seconds(getattr(batch, "created_at", None)),
+        input_file_id=getattr(batch, "input_file_id", None) or None,
+        output_file_id=getattr(batch, "output_file_id", None) or None,  # "" on Azure and at times on OpenAI
+        error_file_id=getattr(batch, "error_file_id", None) or None,
+        total=_count(counts, "total"),
+        completed=_count(counts, "completed"),
+        failed=_count(counts, "failed"),
+        issues=tuple(_issue(one) for one in errors),
+        metadata={str(k): str(v) for k, v in (getattr(batch, "metadata", None) or {}).items()},
+        raw=batch,
+    )
+
+
+def _issue(error: Any) -> Issue:
+    line = getattr(error, "line", None)
+    return Issue(
+        message=str(getattr(error, "message", None) or "no reason given"),
+        code=getattr(error, "code", None),
+        line=line if isinstance(line, int) else None,
+    )
+
+
+def _count(counts: Any, name: str) -> int:
+    value = getattr(counts, name, None)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0  # some servers write a date; nothing rests on it

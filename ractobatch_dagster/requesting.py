@@ -1,0 +1,146 @@
+"""Which table runs to ask for, and under which run keys: Dagster never launches a used key again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from ractobatch_dagster.spec import SUBMISSION
+from ractobatch_dagster.submission.state import Owner, SubmissionState
+
+__all__ = ["Wanted", "run_requests"]
+
+PARTITION = "dagster/partition"
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+
+_MAX_ATTEMPTS = 10
+_FIRST_PAUSE = 30.0
+_LONGEST_PAUSE = 3600.0
+
+Range = tuple[str | None, str | None]
+"""The first and the last partition of a run; `(None, None)` where the asset has no partitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A submission that is ready, and its partitions that have not landed."""
+
+    owner: Owner
+    state: SubmissionState
+    keys: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """An earlier run for the same submission."""
+
+    covers: Range
+    finished: bool
+    failed: bool
+    ended_at: float
+
+
+def run_requests(
+    context: dg.SensorEvaluationContext, wanted: Sequence[Wanted], notes: list[str]
+) -> list[dg.RunRequest]:
+    """The runs to ask for now. What has to wait, or is given up, is told in `notes`."""
+    requests: list[dg.RunRequest] = []
+    for one in wanted:
+        asset = dg.AssetKey(one.owner.asset.split("/"))
+        order = _order(context, asset)
+        gone = [key for key in one.keys if key not in order]
+        notes.extend(f"{one.owner.asset}: partition {key!r} of submission {one.state.id} is gone" for key in gone)
+        ranges = contiguous([key for key in one.keys if key in order], order, together=one.owner.ranges)
+        if not one.state.collected:
+            ranges = ranges[:1]  # the first run collects for all of them
+        earlier = _earlier(context.instance, one.state.id) if ranges else []
+        for each in ranges:
+            attempt, why_not = next_attempt(each, earlier, order, time.time())
+            if why_not:
+                notes.append(f"{one.owner.asset}{_shown(each)}: {why_not}")
+            else:
+                requests.append(_request(asset, each, one.state.id, attempt))
+    return requests
+
+
+def contiguous(keys: Sequence[str | None], order: Mapping[str | None, int], *, together: bool) -> list[Range]:
+    """Partitions as runs of neighbours; each by itself where one run lands one partition."""
+    ranges: list[Range] = []
+    for key in sorted(keys, key=order.__getitem__):
+        if together and ranges and order[key] == order[ranges[-1][1]] + 1:
+            ranges[-1] = (ranges[-1][0], key)
+        else:
+            ranges.append((key, key))
+    return ranges
+
+
+def next_attempt(
+    wanted: Range, earlier: Sequence[_Run], order: Mapping[str | None, int], now: float
+) -> tuple[int, str | None]:
+    """The number of the next attempt at a run, and why it has to wait, if it has to.
+
+    It is 1 + the number of finished runs that covered one of its partitions, so that a run which failed, or ended
+    before its IO manager wrote, is asked for again under a new key, with a growing pause.
+    """
+    low, high = order[wanted[0]], order[wanted[1]]
+    mine = [
+        run
+        for run in earlier
+        if run.covers[0] in order and run.covers[1] in order
+        if order[run.covers[0]] <= high and low <= order[run.covers[1]]
+    ]
+    attempt = 1 + len(mine)
+    if any(not run.finished for run in mine):
+        return attempt, "its table run is under way"
+    failures = [run for run in mine if run.failed]
+    if len(failures) >= _MAX_ATTEMPTS:
+        return attempt, f"{len(failures)} table runs failed; materialise it by hand once the cause is mended"
+    if failures:
+        pause = min(_FIRST_PAUSE * 2 ** (len(failures) - 1), _LONGEST_PAUSE)
+        left = max(run.ended_at for run in failures) + pause - now
+        if left > 0:
+            return attempt, f"{len(failures)} table runs failed, the next is asked for in {left:.0f} s"
+    return attempt, None
+
+
+def _order(context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> dict[str | None, int]:
+    """The place of each partition that exists."""
+    graph = context.repository_def.assets_defs_by_key if context.repository_def else {}
+    partitions_def = graph[asset].partitions_def
+    if partitions_def is None:
+        return {None: 0}
+    keys = partitions_def.get_partition_keys(dynamic_partitions_store=context.instance)
+    return {key: place for place, key in enumerate(keys)}
+
+
+def _earlier(instance: dg.DagsterInstance, submission: str) -> list[_Run]:
+    records = instance.get_run_records(dg.RunsFilter(tags={SUBMISSION: submission}))
+    found = []
+    for record in records:
+        run = record.dagster_run
+        key = run.tags.get(PARTITION)
+        covers = (run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key))
+        found.append(_Run(covers, run.is_finished, run.status == dg.DagsterRunStatus.FAILURE, record.end_time or 0.0))
+    return found
+
+
+def _request(asset: dg.AssetKey, wanted: Range, submission: str, attempt: int) -> dg.RunRequest:
+    first, last = wanted
+    span = {} if first == last else {RANGE_START: first or "", RANGE_END: last or ""}
+    return dg.RunRequest(
+        run_key=f"{submission}{_shown(wanted)} #{attempt}",
+        asset_selection=[asset],
+        partition_key=first if first == last else None,
+        tags={SUBMISSION: submission, **span},
+    )
+
+
+def _shown(wanted: Range) -> str:
+    first, last = wanted
+    if first is None:
+        return ""
+    return f" [{first}]" if first == last else f" [{first}...{last}]"

@@ -1,0 +1,73 @@
+"""One prompt as the body of one request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from ractobatch_dagster.json_schema import response_format
+from ractobatch_dagster.prompt import Prompt, compiled, output_model
+
+__all__ = ["CHAT", "RequestTemplate", "is_reasoning_model"]
+
+CHAT = "/v1/chat/completions"
+
+_REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|\d\d))(?!.*-chat)", re.IGNORECASE)
+
+
+def is_reasoning_model(model: str) -> bool:
+    """Whether it takes `max_completion_tokens` instead of `max_tokens`, and no temperature: o1 and later, GPT-5."""
+    return _REASONING.match(model) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """What all requests of a batch or submission share; `body` adds the user's text.
+
+    Attributes:
+        model: The model, or on Azure the deployment, as the provider knows it.
+        system: The text of the system message, if any.
+        output_type: The Pydantic model that answers must be instances of, if any; sent as `response_format`.
+        temperature: 0 to 2, or `None` to leave it to the provider.
+        max_tokens: The most tokens one answer may take, or `None` to leave it out.
+        extra: Merged last into every body; a value of `None` removes the key.
+        endpoint: The endpoint that each request goes to.
+    """
+
+    model: str
+    system: str | None = None
+    output_type: type[BaseModel] | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    endpoint: str = CHAT
+
+    @classmethod
+    def of(cls, model: str, prompt: Prompt | str | None, **options: Any) -> RequestTemplate:
+        """The template of a model and a prompt, or of no prompt at all."""
+        system = None if prompt is None else compiled(prompt)
+        return cls(model, system, output_model(prompt), **options)
+
+    def body(
+        self,
+        text: str,
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The body of one request; what is given here goes before what the template says."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        body: dict[str, Any] = {"model": self.model, "messages": [*system, {"role": "user", "content": text}]}
+        if self.output_type is not None:
+            body["response_format"] = response_format(self.output_type)
+        if (degree := self.temperature if temperature is None else temperature) is not None:
+            body["temperature"] = degree
+        if (most := self.max_tokens if max_tokens is None else max_tokens) is not None:
+            body["max_completion_tokens" if is_reasoning_model(self.model) else "max_tokens"] = most
+        body.update({**self.extra, **(extra or {})})
+        return {key: value for key, value in body.items() if value is not None}

@@ -1,0 +1,203 @@
+"""One line of an output or error file as an outcome. Total: any JSON object has one, and none raises."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ractobatch_dagster.models import RETRYABLE_CODES, BatchStatus, RowStatus
+
+__all__ = ["Outcome", "classify", "no_line", "parse_json", "parse_text", "without_fence"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one request, before the answer is held against the output model.
+
+    Attributes:
+        retryable: Asking again may well succeed, since the failure says nothing about the request.
+        tool_calls: The message's own `tool_calls`, as they came.
+        line: The line itself.
+    """
+
+    custom_id: str
+    status: RowStatus
+    retryable: bool = False
+    text: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    request_id: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    refusal: str | None = None
+    thinking: str | None = None
+    tool_calls: list[Any] = field(default_factory=list)
+    line: dict[str, Any] | None = None
+
+
+def classify(line: dict[str, Any]) -> Outcome:
+    """The outcome that a line tells.
+
+    Success needs a 2xx and a body without an error: the provider puts HTTP errors into `response.body.error` with
+    `error: null`, and ghosts with `status_code: 0` into files that it counts as completed.
+    """
+    outcome = Outcome(_text(line.get("custom_id")) or "", "error", line=line)
+    response = line.get("response")
+    response = response if isinstance(response, dict) else {}
+    outcome.request_id = _text(response.get("request_id")) or None
+    if line.get("error"):
+        return _failed(outcome, line["error"], response.get("status_code"))
+    body, code = response.get("body"), _int(response.get("status_code"))
+    problem = body.get("error") if isinstance(body, dict) else None
+    if code is None or not 200 <= code < 300 or problem or not isinstance(body, dict):
+        said = problem or body or response.get("message") or _NOTHING_SAID
+        return _failed(outcome, said, code or 0)
+    return _answered(outcome, body)
+
+
+def no_line(custom_id: str, status: BatchStatus) -> Outcome:
+    """The outcome of a request that is in neither file of a batch that ended like this."""
+    word: RowStatus = "missing"
+    if status is BatchStatus.EXPIRED:
+        word = "expired"
+    elif status is BatchStatus.CANCELLED:
+        word = "cancelled"
+    error = f"The provider returned no line for it; its batch ended as {status.value}."
+    return Outcome(custom_id, word, retryable=True, error=error, error_code=f"no_line_{status.value}")
+
+
+def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
+    said = said if isinstance(said, dict) else {"message": said}
+    code, message = _text(said.get("code")), _text(said.get("message"))
+    http = _int(status_code)
+    outcome.error_code = code or _text(said.get("type")) or (f"http_{http}" if http is not None else None)
+    outcome.error = message or code or json.dumps(said, ensure_ascii=False)
+    if code in _NEVER_RUN:
+        outcome.status, outcome.retryable = _NEVER_RUN[code], True
+    else:
+        outcome.retryable = code in _RETRYABLE_WORDS or (
+            http is not None and (http in RETRYABLE_CODES or http >= 500 or 200 <= http < 300)
+        )
+    return outcome
+
+
+def _answered(outcome: Outcome, body: dict[str, Any]) -> Outcome:
+    outcome.model = _text(body.get("model"))
+    _count_tokens(outcome, body.get("usage"))
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if choice is None:
+        return _failed(outcome, {"code": "no_choices", "message": "Empty choices in response."}, 200)
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    outcome.text = _content(message.get("content"))
+    outcome.refusal = _text(message.get("refusal")) or None
+    outcome.thinking = _text(message.get("reasoning_content") or message.get("reasoning")) or None
+    calls = message.get("tool_calls")
+    outcome.tool_calls = calls if isinstance(calls, list) else []
+    outcome.finish_reason = _text(choice.get("finish_reason"))
+    return _judged(outcome)
+
+
+def _judged(outcome: Outcome) -> Outcome:
+    """Whether a complete answer came, from what the model itself says about it."""
+    if outcome.finish_reason == "content_filter":
+        outcome.status, outcome.error_code = "content_filter", "content_filter"
+        outcome.error = "The provider's content filter cut the answer off."
+    elif outcome.refusal:
+        outcome.status, outcome.error_code, outcome.error = "refusal", "refusal", outcome.refusal
+        outcome.text = outcome.text or outcome.refusal
+    elif outcome.finish_reason == "length":
+        outcome.status, outcome.error_code = "truncated", "length"
+        spent = " Reasoning used the whole budget." if not outcome.text and outcome.reasoning_tokens else ""
+        outcome.error = f"The answer was cut off at the token limit.{spent} Raise max_tokens."
+    elif outcome.text is None and not outcome.tool_calls:
+        outcome.status, outcome.error_code = "invalid_output", "no_content"
+        outcome.error = "The model returned neither text nor a tool call."
+    else:
+        outcome.status = "ok"
+    return outcome
+
+
+def _count_tokens(outcome: Outcome, usage: Any) -> None:
+    if not isinstance(usage, dict):
+        return
+    outcome.prompt_tokens = _int(usage.get("prompt_tokens", usage.get("input_tokens")))
+    outcome.completion_tokens = _int(usage.get("completion_tokens", usage.get("output_tokens")))
+    read = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
+    made = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
+    outcome.cached_tokens = _int(read.get("cached_tokens")) if isinstance(read, dict) else None
+    outcome.reasoning_tokens = _int(made.get("reasoning_tokens")) if isinstance(made, dict) else None
+
+
+def parse_text(text: str | None, output_type: type[BaseModel]) -> tuple[BaseModel | None, str | None]:
+    """The answer as an instance of the output model, or `None` and why it is none."""
+    try:
+        return output_type.model_validate_json(without_fence(text or "")), None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        return None, f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+
+
+def parse_json(text: str) -> dict[str, Any] | list[Any] | None:
+    """The JSON object or array that the text is, if it is one."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, (dict, list)) else None
+
+
+_FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+
+
+def without_fence(text: str) -> str:
+    """The text without a Markdown fence, where the fence holds the whole of it; otherwise as it is."""
+    match = _FENCE.match(text)
+    return match[1] if match and "```" not in match[1] else text
+
+
+def _content(content: Any) -> str | None:
+    """Text, or the text parts of a list of parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if texts else json.dumps(content, ensure_ascii=False)
+    return _text(content)
+
+
+def _text(value: Any) -> str | None:
+    """A value as text that UTF-8 can hold; half a character is replaced."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _int(value: Any) -> int | None:
+    """A count that 64 bits can hold; some servers write it as text, or as a float."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < 1 << 63 else None
+
+
+_NOTHING_SAID = {"code": "no_answer", "message": "The provider answered nothing."}
+_NEVER_RUN: dict[str | None, RowStatus] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
+_RETRYABLE_WORDS = frozenset({"request_timeout", "rate_limit_exceeded", "server_error", "internal_error", "no_answer"})

@@ -1,0 +1,83 @@
+"""What one batch asset is, as plain data that its runs and its checks share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import dagster as dg
+
+from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.encode import request_hash
+from ractobatch_dagster.resource import OpenAIBatchResource
+from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.state import Owner
+
+if TYPE_CHECKING:
+    from ractobatch_dagster.submission.opening import Terms
+
+__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec"]
+
+SUBMISSION = "ractobatch/submission"
+"""Run tag and metadata key that carry the submission's id."""
+
+RESOURCE = "ractobatch/resource"
+"""Metadata key by which a sensor knows the table assets it looks after: the key of their resource."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """One batch asset, as `batch_asset` was told. Its docstring says what each part means."""
+
+    asset: dg.AssetKey
+    submission_asset: dg.AssetKey | None
+    template: RequestTemplate
+    resource_key: str
+    key: str | None
+    partition_by: str | None
+    on_null: Literal["error", "skip"]
+    dedupe: bool
+    reuse: bool
+    max_rounds: int
+    completion_window: str
+    ranges: bool
+    poll_seconds: float
+
+    @property
+    def name(self) -> str:
+        """The asset key as text."""
+        return "/".join(self.asset.path)
+
+    @property
+    def op_name(self) -> str:
+        """The asset key as a name that ops and jobs may have."""
+        return "__".join(self.asset.path)
+
+    @property
+    def code_version(self) -> str:
+        """Hash of prompt, parameters and schema."""
+        return request_hash("", self.template.endpoint, self.template.body(""))[:16]
+
+    def table(self, resource: OpenAIBatchResource) -> TableFiles:
+        """The table's corner of the store."""
+        return TableFiles(resource.store, self.name)
+
+    def owner(self, resource: OpenAIBatchResource) -> Owner:
+        """Whose submissions these are."""
+        submission = "/".join(self.submission_asset.path) if self.submission_asset else None
+        return Owner(deployment=resource.deployment, asset=self.name, submission_asset=submission, ranges=self.ranges)
+
+    def terms(self, resource: OpenAIBatchResource, run_id: str) -> Terms:
+        """What the requests of one submission share."""
+        from ractobatch_dagster.submission.opening import Terms
+
+        return Terms(
+            provider=resource.get_provider().identity,
+            template=self.template,
+            limits=resource.limits(),
+            completion_window=self.completion_window,
+            max_rounds=self.max_rounds,
+            dedupe=self.dedupe,
+            reuse=self.reuse,
+            run_id=run_id,
+        )
