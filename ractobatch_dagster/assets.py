@@ -126,8 +126,8 @@ def batch_asset(
         ins: How the upstream assets are loaded, by parameter name.
         deps: Upstream assets that are not loaded.
         partitions_def: How both assets are partitioned.
-        backfill_policy: How many runs a backfill of the submission takes: one, unless you say otherwise, so that many
-            partitions share few batches.
+        backfill_policy: How many runs a backfill takes: one, unless you say otherwise, so that many partitions share
+            few batches. (Several where `io_manager_key` is given: only our own storage writes many in a run.)
         group_name: Of both assets.
         owners: Of both assets.
         tags: Of both assets.
@@ -180,13 +180,13 @@ def batch_asset(
             "owners": owners,
             "tags": tags,
             "retry_policy": retry_policy,
+            "backfill_policy": one_run if spec.ranges else backfill_policy,
             "code_version": code_version or spec.code_version,
         }
         entry: dict[str, Any] = {
             "ins": signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None),
             "deps": deps,
             "automation_condition": automation_condition,
-            "backfill_policy": one_run,
             "pool": pool,
         }
         landing: dict[str, Any] = {
@@ -198,9 +198,9 @@ def batch_asset(
         }
         checks = [table_checks(spec, max_error_rate)]
         if blocking:
-            table = _table_asset(_all_in_one(spec, signature), **common, **entry, **landing)
+            table = _asset(_all_in_one(spec, signature), **common, **entry, **landing)
             return BatchAsset(None, table, checks, [cancel_job(spec)], resource_key)
-        submission = dg.asset(
+        submission = _asset(
             _submission(spec, signature),
             key=submission_key,
             kinds={"openai", *(kinds or ())},
@@ -208,7 +208,7 @@ def batch_asset(
             **common,
             **entry,
         )
-        table = _table_asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
+        table = _asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
         submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[submission_key])
         return BatchAsset(submission, table, checks, [submit_only, cancel_job(spec)], resource_key)
 
@@ -242,9 +242,9 @@ def _all_in_one(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
     return signature.compute(spec.op_name, spec.resource_key, run)
 
 
-def _table_asset(compute: Callable[..., Any], **arguments: Any) -> dg.AssetsDefinition:
+def _asset(compute: Callable[..., Any], **arguments: Any) -> dg.AssetsDefinition:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # `io_manager_def`, long there and still called beta
+        warnings.simplefilter("ignore", dg.BetaWarning)  # `io_manager_def`, `backfill_policy`: beta for years
         return dg.asset(compute, **arguments)
 
 

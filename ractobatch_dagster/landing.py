@@ -113,7 +113,7 @@ def _submitted_here(context: dg.AssetExecutionContext, spec: BatchSpec) -> bool:
     if spec.submission_asset is None:
         return False
     newest = context.instance.fetch_materializations(spec.submission_asset, limit=_PAGE).records
-    return any(record.run_id == context.run_id for record in newest)
+    return any(record.run_id == context.run.run_id for record in newest)
 
 
 def _tables(

@@ -13,7 +13,8 @@ from ractobatch_dagster.submission.state import Owner, SubmissionState
 
 __all__ = ["Wanted", "run_requests"]
 
-PARTITION = "dagster/partition"
+FIRST = "ractobatch/first_partition"
+LAST = "ractobatch/last_partition"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
@@ -122,20 +123,23 @@ def _earlier(instance: dg.DagsterInstance, submission: str) -> list[_Run]:
     found = []
     for record in records:
         run = record.dagster_run
-        key = run.tags.get(PARTITION)
-        covers = (run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key))
+        covers = (run.tags.get(FIRST), run.tags.get(LAST))
         found.append(_Run(covers, run.is_finished, run.status == dg.DagsterRunStatus.FAILURE, record.end_time or 0.0))
     return found
 
 
 def _request(asset: dg.AssetKey, wanted: Range, submission: str, attempt: int) -> dg.RunRequest:
     first, last = wanted
-    span = {} if first == last else {RANGE_START: first or "", RANGE_END: last or ""}
+    tags = {SUBMISSION: submission}
+    if first is not None and last is not None:
+        tags |= {FIRST: first, LAST: last}
+        if first != last:
+            tags |= {RANGE_START: first, RANGE_END: last}
     return dg.RunRequest(
         run_key=f"{submission}{_shown(wanted)} #{attempt}",
         asset_selection=[asset],
         partition_key=first if first == last else None,
-        tags={SUBMISSION: submission, **span},
+        tags=tags,
     )
 
 

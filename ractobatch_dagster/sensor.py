@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import dagster as dg
 
@@ -50,6 +51,8 @@ def build_batch_sensor(
     requests a run of each table whose rows all have their outcome. It downloads nothing and keeps no cursor: what
     is open is read from the store, so a lost cursor, another name or a restarted daemon change nothing.
 
+    Called twice with the same arguments it returns the same object, so that `Definitions.merge` sees one sensor.
+
     Args:
         resource_key: The key of the resource.
         name: The sensor's name; `<resource_key>_sensor` where not given.
@@ -59,6 +62,7 @@ def build_batch_sensor(
     return _sensor(resource_key, name or f"{resource_key}_sensor", minimum_interval_seconds, default_status)
 
 
+@cache
 def _sensor(
     resource_key: str, name: str, minimum_interval_seconds: int, default_status: dg.DefaultSensorStatus
 ) -> dg.SensorDefinition:

@@ -7,17 +7,20 @@ not there".
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from ractobatch_dagster.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+_BUFFER = 1 << 20
 
 __all__ = ["Store", "partition_name", "partition_of", "table_name"]
 
@@ -108,8 +111,7 @@ class Store:
         try:
             if self.local_path is not None:
                 return (self.local_path / path).open("rb")
-            reader: Any = obstore.open_reader(self._store, path)
-            return cast("IO[bytes]", reader)
+            return io.BufferedReader(_Reader(obstore.open_reader(self._store, path)), _BUFFER)
         except Exception as error:
             raise StoreError(f"Could not open {self.uri(path)}: {_first_line(error)}") from error
 
@@ -170,6 +172,30 @@ class Store:
         except Exception as error:
             raise StoreError(f"Could not list {self.uri(prefix)}: {_first_line(error)}") from error
         return sorted(listing["common_prefixes"]), sorted(item["path"] for item in listing["objects"])
+
+
+class _Reader(io.RawIOBase):
+    """obstore's reader as a file that Python's own libraries take."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = memoryview(self._reader.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
 
 
 def _sync(path: Path) -> None:

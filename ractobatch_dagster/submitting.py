@@ -63,7 +63,7 @@ def submit(
         table,
         spec.owner(resource),
         frames,
-        spec.terms(resource, context.run_id),
+        spec.terms(resource, context.run.run_id),
         now=time.time,
         progress=context.log.info,
     )
@@ -78,7 +78,8 @@ def submit(
 
 def partition_keys(context: dg.AssetExecutionContext) -> list[str | None]:
     """The partitions that this run is for; `[None]` where the asset has none."""
-    return list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else [None]
+    partitioned = context.has_partition_key or context.has_partition_key_range
+    return [str(key) for key in context.partition_keys] if partitioned else [None]  # a multi-dimensional key is no str
 
 
 def _checked_frames(

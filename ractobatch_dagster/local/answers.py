@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import msgspec
 
 from ractobatch_dagster.local.disk import Json
+from ractobatch_dagster.local.plain import plain_answer
 from ractobatch_dagster.local.problems import error_body
-from ractobatch_dagster.local.rules import Reading, plain_answer
+from ractobatch_dagster.local.rules import Reading
 from ractobatch_dagster.local.schema import SchemaError, make_instance
 
 __all__ = ["Answer", "Model", "RuleModel"]

@@ -7,6 +7,7 @@ when its files are written, and when something is shown or downloaded.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ class Trouble:
         self._random(batch).shuffle(shuffled)
         fates: dict[str, int] = {}
         for fate, share in shares.items():
-            count = -int(-share * len(custom_ids) // 1)
+            count = math.ceil(round(share * len(custom_ids), 6))
             fates.update(dict.fromkeys(shuffled[:count], fate))
             del shuffled[:count]
         fates.update(dict.fromkeys(faults.drop_ids, DROPPED))

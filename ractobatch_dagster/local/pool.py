@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -32,10 +33,13 @@ class Pool:
         self._tasks.put((future, task))
         return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
-        """Let the threads end after what they do now."""
+    def close(self, patience: float = 1.0) -> None:
+        """Let the threads end, and wait a little for what they are at; who needs longer is left alone."""
         for _ in self._threads:
             self._tasks.put(None)
+        end = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         while (entry := self._tasks.get()) is not None:

@@ -50,6 +50,7 @@ class Progress:
         self.taken = self.completed = self.failed = 0
         self.usage: Counter[str] = Counter()
         self.halted = False
+        self._closed = False
         self._resume()
 
     @property
@@ -76,6 +77,12 @@ class Progress:
                 return
             if request["custom_id"] not in self._done:
                 self._answer(request)
+
+    def close(self) -> None:
+        """Take no more answers, not even those that are being made: the batch is another server's from now."""
+        self.halted = True
+        with self._lock:
+            self._closed = True
 
     def close_out(self, code: str, message: str) -> None:
         """Note every request that has no answer as one that was not executed."""
@@ -134,8 +141,9 @@ class Progress:
             response = {"status_code": status, "request_id": f"req_{secrets.token_hex(12)}", "body": body}
         line = _line(custom_id, response=response, error=None)
         with self._lock:
-            self._keep(line, failed=response["status_code"] != 200)
-            self._count(response)
+            if not self._closed:
+                self._keep(line, failed=_has_failed(response))
+                self._count(response)
 
     def _keep(self, line: Json, *, failed: bool) -> None:
         data = msgspec.json.encode(line) + b"\n"
@@ -162,7 +170,7 @@ class Progress:
                     break
                 line = msgspec.json.decode(raw)
                 response = line["response"]
-                self._lines.append((good, len(raw), response is None or response["status_code"] != 200))
+                self._lines.append((good, len(raw), _has_failed(response)))
                 self._done.add(line["custom_id"])
                 if response is not None:
                     self._count(response)
@@ -177,6 +185,10 @@ def _line(custom_id: str, *, response: Json | None, error: Json | None) -> Json:
         "response": response,
         "error": error,
     }
+
+
+def _has_failed(response: Json | None) -> bool:
+    return response is None or not 200 <= response["status_code"] < 300
 
 
 def _usage(usage: Mapping[str, Any]) -> dict[str, int]:

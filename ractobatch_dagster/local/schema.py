@@ -25,6 +25,7 @@ Schema = Mapping[str, Any]
 
 _DEEPEST = 60
 _TRIES = 50
+_PREFERENCE = {"string": 1, "null": 2}
 _TYPES = {
     "properties": "object",
     "additionalProperties": "object",
@@ -159,7 +160,8 @@ class _Maker:
         else:
             start = int(self._draw(place.path + key) * len(options))
             options = options[start:] + options[:start]
-            options.sort(key=lambda option: option.get("type") == "null")
+            # A bare string comes last: beside a number it most often is a number's other spelling.
+            options.sort(key=lambda option: _PREFERENCE.get(str(option.get("type")), 0))
         for option in options:
             try:
                 return self.make(option, place)

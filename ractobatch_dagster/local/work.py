@@ -63,7 +63,7 @@ class Work:
     async def close(self) -> None:
         """Stop where things are; a later server process goes on from there."""
         for progress in self._running.values():
-            progress.halted = True
+            progress.close()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

@@ -1,0 +1,232 @@
+"""The engine against a real server: what was interrupted is taken up, and nothing is created twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.provider.client import Account, Provider
+from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.cut import Limits
+from ractobatch_dagster.requests.frame import to_arrow
+from ractobatch_dagster.store import Store
+from ractobatch_dagster.submission.engine import SUBMIT, Engine
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet
+from ractobatch_dagster.submission.opening import Terms, open_submission
+from ractobatch_dagster.submission.plan import INTENT_AGE
+from ractobatch_dagster.submission.state import Owner
+
+LIMITS = Limits(max_requests=10, max_bytes=1_000_000)
+
+
+class Bench:
+    """A store, a provider, and engines over them."""
+
+    def __init__(self, server: LocalServer, root: Path | str) -> None:
+        self.server = server
+        self.store = Store(root)
+        self.table = TableFiles(self.store, "answers")
+        self.clock = time.time()
+
+    def engine(self, **account: object) -> Engine:
+        """An engine as another process would have it."""
+        given = {"api_key": self.server.api_key, "base_url": self.server.base_url, "max_retries": 0, **account}
+        provider = Provider(Account(**given), sleep=lambda _: None)
+        return Engine(self.store, provider, limits=LIMITS, now=lambda: self.clock)
+
+    def open(self, *texts: str, max_rounds: int = 1) -> SubmissionFiles:
+        """Open a submission of these prompts."""
+        template = RequestTemplate("gpt-4o-mini")
+        opened = open_submission(
+            self.table,
+            Owner(asset="answers"),
+            {None: to_arrow(pd.DataFrame({"user_message": list(texts)}))},
+            Terms(provider="local", template=template, limits=LIMITS, max_rounds=max_rounds),
+            now=lambda: self.clock,
+        )
+        return self.table.submission(opened.submissions[None])
+
+    def finish(self, files: SubmissionFiles) -> list[str]:
+        """Drive the submission to its end and return the statuses of its requests, in order."""
+        engine, end = self.engine(), time.monotonic() + 20
+        while not engine.advance(files).collected:
+            assert time.monotonic() < end, files.state()
+            self.clock += 10
+            time.sleep(0.02)
+        results = read_parquet(self.store, files.results)
+        assert results is not None
+        return [str(status) for status in results.sort_by("custom_id")["status"].to_pylist()]
+
+
+@pytest.fixture
+def bench(batch_server: LocalServer, tmp_path: Path) -> Bench:
+    """A bench on disk."""
+    return Bench(batch_server, tmp_path / "store")
+
+
+def test_a_lost_reply_to_create_costs_nothing(bench: Bench) -> None:
+    """The batch exists but nobody was told: after a while it is found by its metadata, and taken over."""
+    bench.server.faults = Faults(lost_create_replies=1)
+    files = bench.open("a", "b")
+    with pytest.raises(ProviderError):
+        bench.engine().advance(files, steps=SUBMIT)
+    assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "creating"
+    bench.clock += INTENT_AGE
+    assert bench.finish(files) == ["ok", "ok"]
+    assert len(bench.server.batches()) == 1
+
+
+def test_a_create_that_never_happened_is_made_up_for(bench: Bench) -> None:
+    """The writer died before its create arrived: the leftover file goes, and the batch is created once."""
+    files = bench.open("a")
+    bench.server.faults = Faults(outage=10)
+    with pytest.raises(ProviderError):
+        bench.engine().advance(files, steps=SUBMIT)
+    bench.server.faults = Faults()
+    bench.clock += INTENT_AGE
+    assert bench.finish(files) == ["ok"]
+    assert len(bench.server.batches()) == 1
+
+
+def test_a_server_that_forgets_metadata_is_searched_by_input_file(bench: Bench) -> None:
+    """Each attempt has a file of its own, so the batch is known by it as well."""
+    bench.server.faults = Faults(lost_create_replies=1, no_metadata=True)
+    files = bench.open("a")
+    with pytest.raises(ProviderError):
+        bench.engine().advance(files, steps=SUBMIT)
+    bench.clock += INTENT_AGE
+    assert bench.finish(files) == ["ok"]
+    assert len(bench.server.batches()) == 1
+
+
+def test_two_engines_at_once_create_each_batch_once(bench: Bench) -> None:
+    """Two runs of the same submission share its batches out between them."""
+    files = bench.open(*(f"text {number}" for number in range(100)))
+    threads = [threading.Thread(target=lambda: bench.engine().advance(files, steps=SUBMIT)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(bench.server.batches()) == 10
+    assert bench.finish(files) == ["ok"] * 100
+
+
+@pytest.mark.parametrize("shape", ["429", "400", "failed"])
+def test_a_full_queue_waits_and_loses_nothing(bench: Bench, shape: str) -> None:
+    """In each of its three shapes a full queue is a pause: the same requests go out later."""
+    bench.server.faults = Faults(queue_full=shape, queue_full_times=2)  # type: ignore[arg-type]
+    files = bench.open("a", "b", max_rounds=0)
+    assert bench.finish(files) == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        (Faults(expire_at=0.5), {"ok", "expired"}),
+        (Faults(drop_ids=frozenset({"row-00000001"})), {"ok", "missing"}),
+        (Faults(ghost=0.5), {"ok", "error"}),
+        (Faults(fail={500: 0.5}), {"ok", "error"}),
+    ],
+)
+def test_each_request_has_one_outcome_whatever_comes_back(bench: Bench, faults: Faults, expected: set[str]) -> None:
+    """Without further rounds every request says what became of it."""
+    bench.server.faults = faults
+    files = bench.open("a", "b", "c", "d", max_rounds=0)
+    statuses = bench.finish(files)
+    assert len(statuses) == 4
+    assert set(statuses) == expected
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(expire_at=0.5, first_attempts=1),
+        Faults(drop=0.5, first_attempts=1),
+        Faults(ghost=1.0, first_attempts=1),
+        Faults(fail={429: 0.5}, first_attempts=1),
+        Faults(duplicate_lines=2, unknown_lines=2),
+        Faults(bad_lines=1, first_attempts=1),
+        Faults(lying_counts=True, drop=0.5, first_attempts=1),
+        Faults(separators=True),
+        Faults(empty_file_ids=True),
+        Faults(upper_case_statuses=True),
+        Faults(cut_downloads=2),
+        Faults(bad_gateway_downloads=2),
+        Faults(not_found_after_upload=2),
+    ],
+)
+def test_one_further_round_heals_what_passes(bench: Bench, faults: Faults) -> None:
+    """What fails once is asked again, and only that; what the server garbles otherwise changes nothing."""
+    bench.server.faults = faults
+    files = bench.open("a", "b", "c", "d")
+    assert bench.finish(files) == ["ok"] * 4
+
+
+def test_a_refused_batch_names_the_line(bench: Bench) -> None:
+    """A batch refused at validation lands as errors that say which line was to blame."""
+    files = bench.open("a", "b", max_rounds=0)
+    path = files.requests(0)
+    sent = bench.store.read(path)
+    assert sent is not None
+    bench.store.write(path, sent.replace(b'"url":"/v1/chat/completions"', b'"url":"/v1/embeddings"', 1))
+    assert bench.finish(files) == ["error", "error"]
+    results = read_parquet(bench.store, files.results)
+    assert results is not None
+    assert "line 1" in results.sort_by("custom_id")["error"][0].as_py()
+
+
+def test_wrong_keys_leave_the_batch_planned(bench: Bench) -> None:
+    """A create that was certainly refused leaves no doubt behind, and the right key goes on."""
+    files = bench.open("a")
+    with pytest.raises(ProviderError):
+        bench.engine(api_key="wrong").advance(files, steps=SUBMIT)
+    assert files.state().batches[0].stage == "planned"
+    assert bench.finish(files) == ["ok"]
+
+
+def test_the_store_may_be_in_memory(batch_server: LocalServer) -> None:
+    """The engine needs nothing of the store but its five verbs."""
+    bench = Bench(batch_server, "memory:///")
+    assert bench.finish(bench.open("a")) == ["ok"]
+
+
+Stop = Callable[[], None]
+
+
+@pytest.mark.parametrize("stop_at", range(1, 12))
+def test_a_crash_between_any_two_commits_is_healed_by_going_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """Whichever write to the store is the last before the machine dies, the next engine finishes with one batch."""
+    files = bench.open("a", "b")
+    write, create, count = Store.write, Store.create, iter(range(1, 1000))
+
+    class Died(BaseException):
+        """The machine."""
+
+    def dies_after(verb: Callable[..., object]) -> Callable[..., object]:
+        def verb_then_die(*args: object) -> object:
+            done = verb(*args)
+            if next(count) == stop_at:
+                raise Died
+            return done
+
+        return verb_then_die
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", dies_after(write))
+        patch.setattr(Store, "create", dies_after(create))
+        try:
+            bench.finish(files)
+        except Died:
+            pass
+    bench.clock += INTENT_AGE
+    assert bench.finish(files) == ["ok", "ok"]
+    assert len(bench.server.batches()) == 1

@@ -1,0 +1,148 @@
+"""The plan: a pure function of the state, the clock and the room."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ractobatch_dagster.models import BatchStatus
+from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.submission.plan import (
+    INTENT_AGE,
+    Collect,
+    Create,
+    Poll,
+    Resolve,
+    Settle,
+    plan,
+    progress,
+    requeued,
+    seen,
+)
+from ractobatch_dagster.submission.state import BatchState, Intent, PartitionRows, SubmissionState
+
+NOW = 1_000_000.0
+
+
+def submission(*batches: BatchState, **changes: object) -> SubmissionState:
+    """A submission of these batches."""
+    state = SubmissionState(
+        id="s",
+        asset="a",
+        provider="p",
+        endpoint="/v1/chat/completions",
+        model="m",
+        completion_window="24h",
+        fingerprint="f",
+        created_at=NOW,
+        rows=10,
+        requests=10,
+        max_rounds=1,
+        partitions=(PartitionRows(key=None, start=0, rows=10, digest="d"),),
+        batches=batches,
+    )
+    return msgspec.structs.replace(state, **changes)
+
+
+def batch(number: int = 0, **fields: object) -> BatchState:
+    """One batch."""
+    return BatchState(number=number, requests=10, size=100, **fields)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> BatchState:
+    """A batch in any stage it can be in."""
+    status = draw(st.none() | st.sampled_from(BatchStatus))
+    return batch(
+        draw(st.integers(0, 5)),
+        intent=draw(st.none() | st.builds(Intent, writer=st.just("w"), at=st.floats(0, 2 * NOW))),
+        batch_id=draw(st.none() | st.just("b")),
+        status=status,
+        not_before=draw(st.sampled_from([0.0, NOW * 2])),
+        collected=draw(st.booleans()),
+    )
+
+
+def test_planned_batches_are_created_within_the_room() -> None:
+    """As many as the quota admits, in waves; one that the quota turned away waits for its time."""
+    state = submission(*(batch(number) for number in range(120)), batch(120, not_before=NOW + 1))
+    steps = plan(state, NOW, room=110)
+    assert all(isinstance(step, Create) for step in steps)
+    assert [len(step.batches) for step in steps if isinstance(step, Create)] == [50, 50, 10]
+    assert sum(len(step.batches) for step in plan(state, NOW + 1) if isinstance(step, Create)) == 121
+
+
+def test_only_an_aged_intent_is_resolved() -> None:
+    """Whoever set out to create a batch gets the time to finish."""
+    state = submission(batch(intent=Intent(writer="w", at=NOW)))
+    assert plan(state, NOW + INTENT_AGE - 1) == []
+    assert plan(state, NOW + INTENT_AGE) == [Resolve((0,))]
+
+
+def test_running_is_polled_and_ended_is_collected() -> None:
+    """Each stage has its one step; settling waits until every batch is collected."""
+    running = batch(0, batch_id="x", status=BatchStatus.IN_PROGRESS)
+    ended = batch(1, batch_id="y", status=BatchStatus.EXPIRED)
+    assert plan(submission(running, ended), NOW) == [Poll((0,)), Collect((1,))]
+    done = msgspec.structs.replace(ended, collected=True)
+    assert plan(submission(running, done), NOW) == [Poll((0,))]
+    assert plan(submission(done), NOW) == [Settle()]
+    assert plan(submission(), NOW) == [Settle()]
+
+
+def test_a_cancelled_submission_creates_nothing_more() -> None:
+    """Its planned batches stay uncreated, and settling does not wait for them."""
+    assert plan(submission(batch(), cancelled=True), NOW) == [Settle()]
+
+
+@given(st.lists(batches(), max_size=6, unique_by=lambda one: one.number), st.booleans(), st.booleans())
+def test_collected_submissions_are_left_alone_and_others_never_stall(
+    many: list[BatchState], collected: bool, cancelled: bool
+) -> None:
+    """A collected submission has no steps; any other has one now, or waits for a time or a writer it can name."""
+    state = submission(*many, collected=collected, cancelled=cancelled)
+    steps = plan(state, NOW)
+    assert plan(state, NOW) == steps
+    if collected:
+        assert steps == []
+    elif not steps:
+        waiting = [one for one in many if one.stage == "creating" or (one.stage == "planned" and one.not_before > NOW)]
+        assert waiting
+    created = [number for step in steps if isinstance(step, Create) for number in step.batches]
+    assert all(one.stage == "planned" for one in many if one.number in created)
+
+
+@given(st.sampled_from(BatchStatus), st.sampled_from(BatchStatus))
+def test_a_status_never_moves_backwards(first: BatchStatus, second: BatchStatus) -> None:
+    """Lists lag and polls overtake: an older look changes nothing."""
+    once = seen(batch(), RemoteBatch("b", first))
+    twice = seen(once, RemoteBatch("b", second))
+    assert twice.status is not None
+    assert twice.status.terminal or not first.terminal
+    assert seen(twice, RemoteBatch("b", second)) == twice
+
+
+def test_another_batch_is_not_taken_for_ours() -> None:
+    """A look at a batch with another id changes nothing."""
+    ours = seen(batch(), RemoteBatch("b", BatchStatus.IN_PROGRESS))
+    assert seen(ours, RemoteBatch("c", BatchStatus.COMPLETED)) == ours
+
+
+def test_a_requeued_batch_is_as_it_was_planned() -> None:
+    """It keeps its number, its round and the count of attempts, and nothing of the batch that was turned away."""
+    turned_away = batch(3, round=1, attempt=2, batch_id="x", status=BatchStatus.FAILED, file_id="f")
+    again = requeued(turned_away, NOW)
+    assert (again.stage, again.number, again.round, again.attempt, again.not_before) == ("planned", 3, 1, 2, NOW)
+
+
+def test_progress_reads_as_a_sentence() -> None:
+    """What a person sees in the sensor, the log and the failure of an early table run."""
+    state = submission(
+        batch(0, batch_id="x", status=BatchStatus.COMPLETED, completed=10),
+        batch(1, batch_id="y", status=BatchStatus.IN_PROGRESS, completed=4),
+        batch(2),
+    )
+    assert str(progress(state)) == (
+        "1 of 3 batches ended, 1 running, 1 waiting to be created, 14 of 30 requests answered"
+    )

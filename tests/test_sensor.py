@@ -1,0 +1,120 @@
+"""The sensor: what it asks for, when, and that one trouble does not stop the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from ractobatch_dagster import batch_asset, build_batch_sensor
+from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.requesting import contiguous, next_attempt
+from tests.project import Project, failure
+
+FAILING = {"fail": True}
+
+
+@batch_asset(model="gpt-4o-mini")
+def one() -> pd.DataFrame:
+    """One row."""
+    return pd.DataFrame({"user_message": ["a"]})
+
+
+@batch_asset(model="gpt-4o-mini")
+def two() -> pd.DataFrame:
+    """Another."""
+    return pd.DataFrame({"user_message": ["b"]})
+
+
+ASSETS = [*one.assets, *two.assets]
+
+
+def test_one_sensor_serves_every_asset(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Two batch assets, one sensor, a request for each."""
+    project = Project(batch_server, tmp_path, ASSETS)
+    project.run("one_submission", "two_submission")
+    batch_server.wait_idle()
+    asked = [key.to_user_string() for request in project.tick().run_requests for key in request.asset_selection]
+    assert sorted(asked) == ["one", "two"]
+
+
+def test_sensor_is_on_by_default_and_needs_no_cursor(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Whoever defines it does not have to switch it on; a tick leaves no cursor to lose."""
+    assert build_batch_sensor().default_status == dg.DefaultSensorStatus.RUNNING
+    project = Project(batch_server, tmp_path, ASSETS)
+    project.run("one_submission")
+    assert project.tick().cursor is None
+
+
+def test_a_tick_says_how_far_the_batches_are(tmp_path: Path) -> None:
+    """While batches run the skip reason is progress a person can read."""
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        project = Project(server, tmp_path, ASSETS)
+        project.run("one_submission")
+        assert "one: 0 of 1 batches ended, 1 running" in project.tick().skip_message
+
+
+def test_a_table_run_under_way_is_not_asked_for_again(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Until the requested run has finished the same run key is the only one."""
+    project = Project(batch_server, tmp_path, ASSETS)
+    project.run("one_submission")
+    (first,) = project.requests()
+    (again,) = project.requests()
+    assert first.run_key == again.run_key
+    job = project.defs.resolve_implicit_global_asset_job_def()
+    project.instance.create_run_for_job(
+        job, tags=dict(first.tags), status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset([dg.AssetKey("one")])
+    )
+    assert "under way" in project.tick().skip_message
+
+
+def test_a_failed_table_run_is_asked_for_again_under_a_new_key(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Dagster never launches a used run key, so the next attempt has another one, after a pause."""
+    project = Project(batch_server, tmp_path, ASSETS)
+    project.run("one_submission")
+    (first,) = project.requests()
+    batch_server.faults = Faults(outage=100)
+    assert not project.launch(first).success
+    batch_server.faults = Faults()
+    assert "asked for in" in project.tick().skip_message
+
+
+def test_unreachable_provider_fails_no_tick(batch_server: LocalServer, tmp_path: Path) -> None:
+    """A tick during an outage is a tick with a note, not a failure."""
+    project = Project(batch_server, tmp_path, ASSETS, max_retries=0)
+    project.run("one_submission")
+    batch_server.faults = Faults(outage=100)
+    assert "503" in project.tick().skip_message or "looking" in project.tick().skip_message
+
+
+def test_full_queue_waits_without_losing_a_row(batch_server: LocalServer, tmp_path: Path) -> None:
+    """A batch that the quota turned away stays planned, and its submission run succeeds."""
+    batch_server.faults = Faults(queue_full="429", queue_full_times=1)
+    project = Project(batch_server, tmp_path, ASSETS)
+    result = project.run("one_submission")
+    assert result.success, failure(result)
+    assert not batch_server.batches()
+    assert "1 waiting to be created" in project.tick().skip_message
+
+
+def test_another_deployments_submissions_are_left_alone(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Staging and production may share a root: each sensor sees only its own."""
+    staging = Project(batch_server, tmp_path / "a", ASSETS, deployment="staging", root=str(tmp_path / "store"))
+    production = Project(batch_server, tmp_path / "b", ASSETS, root=str(tmp_path / "store"))
+    staging.run("one_submission")
+    batch_server.wait_idle()
+    assert production.tick().skip_message == "No submission is open."
+    assert staging.tick().run_requests
+
+
+def test_neighbours_share_a_run() -> None:
+    """Partitions next to each other are one range; a gap starts another."""
+    order = {key: place for place, key in enumerate("abcdef")}
+    assert contiguous(["f", "a", "b", "d"], order, together=True) == [("a", "b"), ("d", "d"), ("f", "f")]
+    assert contiguous(["b", "a"], order, together=False) == [("a", "a"), ("b", "b")]
+
+
+def test_first_attempt_is_number_one() -> None:
+    """Nothing ran yet: nothing to wait for."""
+    assert next_attempt((None, None), [], {None: 0}, 0.0) == (1, None)
