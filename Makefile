@@ -1,4 +1,4 @@
-# Needs nothing but make and Python 3.10 or newer: `make demo` and `make test` build their own .venv from
+# Needs nothing but make and Python 3.11 or newer: `make demo` and `make test` build their own .venv from
 # requirements.lock the first time, and again only when the lock or pyproject.toml has changed.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ UV = $(BIN)/uv
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-integration lint format lock install clean
+.PHONY: help demo ui test test-integration test-oldest lint format lock install clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -27,6 +27,12 @@ test: $(READY)  ## Run the tests
 test-integration: $(READY)  ## Run the tests that drive real Dagster processes; minutes
 	$(PYTEST) -m integration
 
+test-oldest: $(UV)  ## Run the tests with the oldest versions of everything that we say we support
+	$(PYTHON) -m venv --clear .venv-oldest
+	$(UV) pip install --python .venv-oldest/bin/python --resolution lowest-direct --quiet \
+	  --editable '.[polars,local,ui]' --group dev
+	.venv-oldest/bin/python -m pytest -n auto --maxprocesses=8 -m "not integration"
+
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,14 +45,14 @@ format: $(READY)  ## Put imports and format right
 lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --python $(BIN)/python --upgrade --quiet \
 	  --extra polars --extra local --extra ui --group dev \
-	  --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --output-file requirements.lock
 	@! grep -nE '^[^#]*(://|--find-links|--(extra-)?index-url)' requirements.lock
 
 install: $(READY)  ## Build .venv, which the other targets do by themselves
 
 clean:  ## Remove .venv, the demo's data and every cache
-	rm -rf .venv .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(UV) requirements.lock pyproject.toml
@@ -56,8 +62,8 @@ $(READY): $(UV) requirements.lock pyproject.toml
 	@touch $@
 
 $(UV):
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || { \
-	  echo "Python 3.10 to 3.14 is needed, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || { \
+	  echo "Python 3.11 to 3.14 is needed, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Creating .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv .venv

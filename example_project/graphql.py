@@ -1,24 +1,36 @@
-"""A small client of the webserver's GraphQL: what the demo asks of Dagster is what the UI asks, too."""
+"""A small client of the webserver's GraphQL, and the waits built on it: the demo asks Dagster what the UI asks.
+
+A wait is a generator: it yields in words what it waits for, and returns what came of it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-__all__ = ["Check", "Client", "GraphQLError", "Landed", "Run", "Tick", "root_cause"]
+__all__ = [
+    "Check",
+    "Client",
+    "GraphQLError",
+    "Landed",
+    "Run",
+    "Tick",
+    "root_cause",
+    "until_landed",
+    "until_materialised",
+    "until_ready",
+]
 
-_ERROR = "message causes { message }"
-_RUN = "runId status assetMaterializations { assetKey { path } partition metadataEntries { %s } }" % (
-    "label ... on TextMetadataEntry { text } ... on IntMetadataEntry { intValue }"
-)
+_RUN = """runId status assetMaterializations { assetKey { path } partition
+    metadataEntries { label ... on TextMetadataEntry { text } ... on IntMetadataEntry { intValue } } }"""
 
 
 class GraphQLError(RuntimeError):
-    """The webserver answered, but not with what was asked for."""
+    """Dagster answered, but not with what was asked for: a query was refused, code does not load, a run failed."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +113,10 @@ class Client:
             GraphQLError: The code cannot be loaded; the message is the error of the code.
         """
         query = """{ workspaceOrError { ... on Workspace { locationEntries {
-            locationOrLoadError { __typename ... on PythonError { %s } } } } }
+            locationOrLoadError { __typename ... on PythonError { message causes { message } } } } } }
             instance { daemonHealth { allDaemonStatuses { required healthy } } } }"""
         try:
-            data = self.ask(query % _ERROR)
+            data = self.ask(query)
         except OSError:
             return False
         entries = [entry["locationOrLoadError"] for entry in data["workspaceOrError"]["locationEntries"]]
@@ -147,7 +159,7 @@ class Client:
         Raises:
             GraphQLError: There is no such run.
         """
-        query = "query ($id: ID!) { runOrError(runId: $id) { __typename ... on Run { %s } } }" % _RUN
+        query = "query ($id: ID!) { runOrError(runId: $id) { __typename ... on Run {" + _RUN + "} } }"
         answer = self.ask(query, id=run_id)["runOrError"]
         if answer["__typename"] != "Run":
             raise GraphQLError(f"There is no run {run_id}.")
@@ -155,7 +167,7 @@ class Client:
 
     def tagged(self, key: str, value: str) -> list[Run]:
         """The runs with this tag, the newest first."""
-        query = "query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results { %s } } } }" % _RUN
+        query = "query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results {" + _RUN + "} } } }"
         answer = self.ask(query, filter={"tags": [{"key": key, "value": value}]})["runsOrError"]
         return [_run(one) for one in answer["results"]]
 
@@ -163,11 +175,12 @@ class Client:
         """Why a run failed: the message of the error at the bottom of it."""
         query = """query ($id: ID!, $after: String) { logsForRun(runId: $id, afterCursor: $after) {
             ... on EventConnection { cursor hasMore events {
-            ... on ExecutionStepFailureEvent { error { %(e)s } } ... on RunFailureEvent { message error { %(e)s } } } } } }"""
+            ... on ExecutionStepFailureEvent { error { message causes { message } } }
+            ... on RunFailureEvent { message error { message causes { message } } } } } } }"""
         events: list[dict[str, Any]] = []
         page: dict[str, Any] = {"hasMore": True, "cursor": None}
         while page.get("hasMore"):
-            page = self.ask(query % {"e": _ERROR}, id=run_id, after=page["cursor"])["logsForRun"]
+            page = self.ask(query, id=run_id, after=page["cursor"])["logsForRun"]
             events += [event for event in page.get("events", []) if event]
         causes = [root_cause(event["error"]) for event in events if event.get("error")]
         return next(iter(causes + [event["message"] for event in events if event.get("message")]), "no reason is known")
@@ -175,8 +188,8 @@ class Client:
     def last_tick(self, sensor: str) -> Tick | None:
         """The sensor's newest finished tick, if it has one."""
         query = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
-            sensorState { ticks(limit: 3) { timestamp status skipReason error { %s } } } } } }"""
-        answer = self.ask(query % _ERROR, selector={**self._selector, "sensorName": sensor})["sensorOrError"]
+            sensorState { ticks(limit: 3) { timestamp status skipReason error { message causes { message } } } } } } }"""
+        answer = self.ask(query, selector={**self._selector, "sensorName": sensor})["sensorOrError"]
         for tick in answer["sensorState"]["ticks"]:
             if tick["status"] != "STARTED":
                 says = root_cause(tick["error"]) if tick["error"] else tick["skipReason"] or ""
@@ -192,10 +205,70 @@ class Client:
         return [_check(one) for one in answer["assetChecksOrError"].get("checks", [])]
 
 
+def until_ready(client: Client) -> Generator[str, None, None]:
+    """Wait until the webserver answers, the code is loaded and every daemon is at work."""
+    while not client.ready():
+        yield "starting dagster-webserver and dagster-daemon"
+
+
+def until_materialised(
+    client: Client, assets: Sequence[str], partitions: Sequence[str] = ()
+) -> Generator[str, None, Run]:
+    """Materialise these assets in one run and wait for its end.
+
+    Raises:
+        GraphQLError: The run was not taken, or it failed.
+    """
+    run_id = client.launch(assets, partitions)
+    while not _succeeded(client, run := client.run(run_id)):
+        yield f"{' and '.join(assets)}: {_shown(run)}"
+    return run
+
+
+def until_landed(
+    client: Client, asset: str, wanted: Iterable[tuple[str, str | None]], *, tag: str, sensor: str
+) -> Generator[str, None, list[Run]]:
+    """Wait until the sensor's runs have materialised `asset` for all that was sent; those runs.
+
+    Args:
+        client: Whom to ask.
+        asset: The table.
+        wanted: The submissions that were sent, and the partitions in each.
+        tag: The run tag that carries the submission.
+        sensor: The sensor, whose last words are told while there is no run.
+
+    Raises:
+        GraphQLError: One of the runs failed.
+    """
+    missing = set(wanted)
+    submissions = sorted({submission for submission, _ in missing})
+    while True:
+        runs = {submission: client.tagged(tag, submission) for submission in submissions}
+        ended = [(submission, run) for submission in runs for run in runs[submission] if _succeeded(client, run)]
+        missing -= {(submission, one.partition) for submission, run in ended for one in run.landed if one.asset == asset}
+        if not missing:
+            return [run for _, run in ended]
+        going = [run for submission in runs for run in runs[submission] if not run.finished]
+        tick = None if going else client.last_tick(sensor)
+        yield f"{asset}: {_shown(going[0])}" if going else f"sensor: {tick.says if tick else 'not yet heard of'}"
+
+
 def root_cause(error: dict[str, Any]) -> str:
     """The message of the innermost cause, which is where the user's code or ours says what is wrong."""
     chain = [error, *error.get("causes", [])]
     return str(chain[-1]["message"]).strip()
+
+
+def _succeeded(client: Client, run: Run) -> bool:
+    """Whether the run has ended well; `False` while it goes on."""
+    if run.finished and run.status != "SUCCESS":
+        raise GraphQLError(f"Run {run.id[:8]} ended as {run.status}: {client.why(run.id)}")
+    return run.finished
+
+
+def _shown(run: Run) -> str:
+    doing = {"STARTED": "is at work", "QUEUED": "is queued"}.get(run.status, "is starting")
+    return f"run {run.id[:8]} {doing}"
 
 
 def _run(answer: dict[str, Any]) -> Run:

@@ -1,4 +1,4 @@
-"""The processes behind the demo: Dagster's webserver and daemon, started on a home of their own and always stopped."""
+"""The processes behind the demo: Dagster's webserver and daemon on a home of their own, always stopped in the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-__all__ = ["ROOT", "Home", "ServiceError", "Services", "free_port", "signals_interrupt"]
+__all__ = ["ROOT", "Home", "ServiceError", "Services", "free_port", "signals_interrupt", "undisturbed"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where `workspace.yaml` is, and where every process works."""
@@ -80,7 +80,9 @@ class Home:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ServiceError(f"A `make demo` or `make ui` is at work in {self.folder} already: stop it first.") from error
+            raise ServiceError(
+                f"A `make demo` or `make ui` is at work in {self.folder} already: stop it first."
+            ) from error
         try:
             yield
         finally:
@@ -131,8 +133,7 @@ class Services:
 
     def stop(self) -> None:
         """End every process, and all that they have started. A signal does not interrupt this."""
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
-        try:
+        with undisturbed():
             groups = [process.pid for process in self._processes.values()]
             for group in groups:
                 _signal(group, signal.SIGTERM)
@@ -143,9 +144,6 @@ class Services:
                 _signal(group, signal.SIGKILL)
             for process in self._processes.values():
                 process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _start(self, command: str, arguments: Sequence[str]) -> None:
         script = Path(sys.executable).with_name(command)
@@ -191,6 +189,17 @@ def signals_interrupt() -> None:
 
     for number in _SIGNALS:
         signal.signal(number, interrupt)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no signal interrupt what is done meanwhile."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _signal(group: int, number: int) -> bool:

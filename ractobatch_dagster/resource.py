@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -15,7 +15,6 @@ from ractobatch_dagster.store import Store
 if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.provider.client import Provider
-    from ractobatch_dagster.provider.profile import Kind
     from ractobatch_dagster.requests.cut import Limits
     from ractobatch_dagster.submission.engine import Engine
 
@@ -102,7 +101,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
                     timeout=self.timeout,
                     max_retries=self.max_retries,
                     default_headers=self.default_headers or None,
-                    kind=cast("Kind | None", self.provider),
+                    kind=self.provider,
                 )
             )
         built: Provider = self._provider

@@ -32,7 +32,9 @@ def partition_name(key: str | None) -> str:
     """
     if key is None:
         return "%unpartitioned"
-    return quote(key, safe=" -_.~=,:@+") if key else "%empty"
+    if not key.strip("."):  # `.` and `..` are names of folders
+        return key.replace(".", "%2E") or "%empty"
+    return quote(key, safe=" -_.~=,:@+")
 
 
 def partition_of(name: str) -> str | None:

@@ -71,14 +71,14 @@ def test_one_partition_at_a_time(project: Project) -> None:
     assert project.load("answers", partition="c|d")["user_message"].tolist() == ["c|d one", "c|d two"]
 
 
-def test_partitions_apart_from_each_other_are_asked_for_apart(project: Project) -> None:
-    """Partitions that are no neighbours take several runs; the first collects, and only then are the others asked for."""
+def test_a_backfill_over_what_has_landed_asks_only_for_the_rest(project: Project) -> None:
+    """What landed before is submitted again with the others, its answers reused, and all land together."""
     project.run("notes", span=(KEYS[0], KEYS[-1]))
     project.run("answers_submission", partition="c|d")
     project.land()
     project.run("answers_submission", span=(KEYS[0], KEYS[-1]))
     everything = project.requests()
-    assert len(everything) == 1  # the landed one was submitted again with the others, its answers reused
+    assert len(everything) == 1
     project.launch(everything[0])
     assert len({one.id for one in project.submissions("answers")}) == 2
     assert project.load("answers", partition="c|d", kind=pa.Table)["llm_reused"].to_pylist() == [True, True]

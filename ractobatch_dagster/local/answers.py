@@ -7,10 +7,12 @@ another JSON schema, a valid instance of it. The same request always gets the sa
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import random
 import secrets
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,8 +169,7 @@ def _embeddings(body: Mapping[str, Any]) -> Json:
     asked = body.get("input")
     if not asked:
         raise _RefusedError("Missing required parameter: 'input'.", "input")
-    if body.get("encoding_format") not in (None, "float"):
-        raise _RefusedError("The built-in model gives embeddings as 'float' only.", "encoding_format")
+    packed = body.get("encoding_format") == "base64"
     texts = asked if isinstance(asked, list) and not isinstance(asked[0], int) else [asked]
     size = int(body.get("dimensions") or 256)
     used = sum(_tokens(str(text)) for text in texts)
@@ -176,11 +177,16 @@ def _embeddings(body: Mapping[str, Any]) -> Json:
         "object": "list",
         "model": body.get("model"),
         "data": [
-            {"object": "embedding", "index": index, "embedding": _unit_vector(str(text), size)}
-            for index, text in enumerate(texts)
+            {"object": "embedding", "index": index, "embedding": _pack(vector) if packed else vector}
+            for index, vector in enumerate(_unit_vector(str(text), size) for text in texts)
         ],
         "usage": {"prompt_tokens": used, "total_tokens": used},
     }
+
+
+def _pack(vector: list[float]) -> str:
+    """Little-endian 32-bit floats, which take a quarter of the space."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _unit_vector(text: str, size: int) -> list[float]:

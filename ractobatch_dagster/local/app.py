@@ -203,19 +203,22 @@ class _Batches:
             raise ApiError(
                 400, f"The file {file['id']} has the purpose '{file['purpose']}', not 'batch'.", param="input_file_id"
             )
-        self._work.trouble.before_create(file["id"])
+        open_batches = self._work.open_batches
+        self._work.trouble.before_create(file["id"], open_batches)
         shown = {name: body[name] for name in ("input_file_id", "endpoint", "completion_window")}
         batch = self._work.create(
             {**shown, "metadata": metadata},
             output_lifetime=output_lifetime or _MONTH,
         )
-        self._work.trouble.created(batch)
+        self._work.trouble.created(batch, open_batches)
         return self._show(batch)
 
     async def list(self, request: Request) -> Response:
         newest = time.time() - self._work.trouble.faults.list_lag
-        batches = [self._work.show(batch) for batch in reversed(self._disk.batches.values()) if batch.started <= newest]
-        return _json(_page(request, batches, ascending=False, maximum=100, default=20))
+        batches = [batch.shown for batch in reversed(self._disk.batches.values()) if batch.started <= newest]
+        page = _page(request, batches, ascending=False, maximum=100, default=20)
+        page["data"] = [self._work.show(self._disk.batches[shown["id"]]) for shown in page["data"]]
+        return _json(page)
 
     async def retrieve(self, request: Request) -> Response:
         return self._show(self._find(request))

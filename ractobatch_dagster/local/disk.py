@@ -24,9 +24,12 @@ import msgspec
 
 from ractobatch_dagster.errors import StoreError
 
-__all__ = ["Batch", "Disk", "Json", "write_atomically"]
+__all__ = ["TERMINAL", "Batch", "Disk", "Json", "write_atomically"]
 
 Json = dict[str, Any]
+
+TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+"""The statuses in which a batch has ended."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Disk:
             self.files[path.stem] = _read(path)
         for path in sorted(self.folder.glob("batches/*.json")):
             self.batches[path.stem] = Batch(**_read(path))
+        self._sweep()
 
     def new_id(self, prefix: str) -> str:
         """A fresh id; ids of one kind sort in the order they were made."""
@@ -141,8 +145,18 @@ class Disk:
 
     def clear_work(self, batch_id: str) -> None:
         """Remove the working files of a batch that has ended."""
-        for path in self.folder.glob(f"work/{batch_id}.*"):
-            path.unlink(missing_ok=True)
+        for kind in ("input", "answers", "output", "error"):
+            self.work(batch_id, kind).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-made: bytes without a file, and work without an open batch."""
+        for path in self.folder.glob("files/*.data"):
+            if path.stem not in self.files:
+                path.unlink()
+        for path in self.folder.glob("work/*"):
+            batch = self.batches.get(path.stem)
+            if batch is None or batch.status in TERMINAL:
+                path.unlink()
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:

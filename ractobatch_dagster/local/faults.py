@@ -60,9 +60,10 @@ class Faults:
         empty_file_ids: File ids that are not there are `""`, not null.
         upper_case_statuses: `COMPLETED`, not `completed`.
         no_metadata: Metadata is taken and forgotten.
-        queue_full: How the full queue of `queue_full_times` shows: creating is answered `429` or `400`, or it
-            succeeds and the batch has `failed` a moment later.
-        queue_full_times: How many batches meet a full queue.
+        queue_full: How a full queue shows, by `queue_full_times` or `queue_limit`: creating is answered `429`
+            or `400`, or it succeeds and the batch has `failed` a moment later.
+        queue_full_times: How many batches meet a full queue, however many are open.
+        queue_limit: How many batches may be open at once; one more meets a full queue.
         retry_after: What the `Retry-After` of a 429 says, in seconds; `None` sends none.
         not_found_after_upload: How many times creating says that the input file cannot be found.
         lost_create_replies: How many times a batch is created but the reply is a 500.
@@ -90,7 +91,8 @@ class Faults:
     upper_case_statuses: bool = False
     no_metadata: bool = False
     queue_full: Literal["429", "400", "failed"] | None = None
-    queue_full_times: int = 1
+    queue_full_times: int = 0
+    queue_limit: int | None = None
     retry_after: float | None = None
     not_found_after_upload: int = 0
     lost_create_replies: int = 0
@@ -124,8 +126,8 @@ class Trouble:
         self._left[name] -= 1
         return bool(self._left[name] >= 0)
 
-    def before_create(self, file_id: str) -> None:
-        """A batch is about to be created.
+    def before_create(self, file_id: str, open_batches: int) -> None:
+        """A batch is about to be created, beside those that have not ended.
 
         Raises:
             ApiError: It is not to be.
@@ -133,26 +135,27 @@ class Trouble:
         if self.happens("not_found_after_upload"):
             raise cannot_find(file_id)
         shape = self.faults.queue_full
-        if shape == "429" and self.happens("queue_full_times"):
+        full = shape in ("429", "400") and self._queue_is_full(open_batches)
+        if full and shape == "429":
             raise ApiError(429, QUEUE_FULL.format(model="the model"), headers=self._retry_after())
-        if shape == "400" and self.happens("queue_full_times"):
+        if full:
             raise ApiError(400, QUEUE_FULL.format(model="the model"), code="token_limit_exceeded")
 
-    def created(self, batch: Batch) -> None:
-        """A batch was created.
+    def created(self, batch: Batch, open_batches: int) -> None:
+        """A batch was created, beside those that had not ended.
 
         Raises:
             ApiError: Its creator is not to learn of it.
         """
         first = self.faults.first_attempts
         self._hit[batch.id] = first is None or len(self._hit) < first
-        if self.faults.queue_full == "failed" and self.happens("queue_full_times"):
+        if self.faults.queue_full == "failed" and self._queue_is_full(open_batches):
             self._doomed.add(batch.id)
         if self.happens("lost_create_replies"):
             raise ApiError(500, "The server had an error while processing your request. Sorry about that!")
 
-    def queue_is_full(self, batch: Batch) -> bool:
-        """Whether the batch fails because the queue is full."""
+    def dooms(self, batch: Batch) -> bool:
+        """Whether the batch fails because the queue was full."""
         return batch.id in self._doomed
 
     def stuck(self, status: str) -> bool:
@@ -213,6 +216,10 @@ class Trouble:
             total = shown["request_counts"]["total"]
             shown["request_counts"] = {"total": total, "completed": total, "failed": 0}
         return shown
+
+    def _queue_is_full(self, open_batches: int) -> bool:
+        limit = self.faults.queue_limit
+        return (limit is not None and open_batches >= limit) or self.happens("queue_full_times")
 
     def _hits(self, batch: Batch) -> bool:
         return self._hit.get(batch.id, self.faults.first_attempts is None)

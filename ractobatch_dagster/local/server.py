@@ -139,7 +139,12 @@ class LocalServer:
             TimeoutError: Some have not, after this many seconds.
         """
         runner = self._running
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(runner.work.wait_idle(), timeout), runner.loop).result()
+        waiting = asyncio.wait_for(runner.work.wait_idle(), timeout)
+        try:
+            asyncio.run_coroutine_threadsafe(waiting, runner.loop).result()
+        except TimeoutError as error:
+            count = runner.work.open_batches
+            raise TimeoutError(f"{count} batches have not ended after {timeout:g} seconds.") from error
 
     @property
     def _running(self) -> _Runner:
@@ -175,7 +180,7 @@ def serve(
         ConfigurationError: Another server has the folder, the port is taken, or `host` can be reached from
             elsewhere and there is no key.
     """
-    if api_key is None and not _is_loopback(host):
+    if not api_key and not _is_loopback(host):
         raise ConfigurationError(
             f"On {host} others could reach the server: give it a key with --api-key, or listen on 127.0.0.1."
         )
@@ -205,12 +210,14 @@ class _Runner:
         wished_port: int = 0,
         patience: float = 0.0,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "server.lock", thread_local=False)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=patience)
         except Timeout as error:
             raise ConfigurationError(f"Another local batch server runs on the folder {folder}.") from error
+        except OSError as error:
+            raise ConfigurationError(f"The folder {folder} cannot be used: {error}") from error
         try:
             self._socket = _listen(host, port, wished_port)
         except ConfigurationError:
@@ -260,7 +267,7 @@ class _Runner:
         while not self._server.started:
             await asyncio.sleep(0.005)
         self.started.set()
-        while idle_exit is not None and (self.work.busy or self._activity.idle_for < idle_exit):
+        while idle_exit is not None and (self.work.open_batches or self._activity.idle_for < idle_exit):
             await asyncio.sleep(min(1.0, idle_exit / 4))
         if idle_exit is not None:
             self.stop()
@@ -277,7 +284,7 @@ def _listen(host: str, port: int, wished_port: int) -> socket.socket:
         try:
             listener.bind((host, candidate))
             listener.listen(2048)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             listener.close()
             problem = error
         else:

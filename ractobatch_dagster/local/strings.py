@@ -5,20 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
-import sys
 import uuid
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from re import _parser as sre  # type: ignore[attr-defined]
 from typing import Any
 
 __all__ = ["fit_length", "formatted", "matches", "of_pattern"]
-
-if sys.version_info >= (3, 11):
-    from re import _parser as sre  # type: ignore[attr-defined]
-else:
-    import sre_parse as sre
 
 _IN_TEXT = {
     "date": re.compile(r"\b\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])\b"),
@@ -60,7 +55,7 @@ def formatted(kind: str, draw: int, text: str) -> str | None:
     """A string of a format, out of the text where it holds one; `None` for a format that is not known."""
     if kind in _IN_TEXT and (found := _IN_TEXT[kind].search(text)):
         return found.group()
-    moment = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc) + dt.timedelta(seconds=draw % 157_000_000)
+    moment = dt.datetime(2020, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=draw % 157_000_000)
     if kind == "date":
         return moment.date().isoformat()
     if kind == "date-time":

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from ractobatch_dagster.local.answers import Model
-from ractobatch_dagster.local.disk import Batch, Disk, Json
+from ractobatch_dagster.local.disk import TERMINAL, Batch, Disk, Json
 from ractobatch_dagster.local.faults import QUEUE_FULL, Faults, Trouble
 from ractobatch_dagster.local.pool import Pool
 from ractobatch_dagster.local.problems import ApiError, error_body
 from ractobatch_dagster.local.progress import Progress
 from ractobatch_dagster.local.validation import Limits, Validated, validate
 
-__all__ = ["TERMINAL", "WINDOW", "Work"]
+__all__ = ["WINDOW", "Work"]
 
 logger = logging.getLogger(__name__)
 
-TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 WINDOW = 24 * 60 * 60
 """How long a batch may take, in seconds."""
 
@@ -70,9 +69,9 @@ class Work:
         self._pool.close()
 
     @property
-    def busy(self) -> bool:
-        """Whether any batch has not ended."""
-        return bool(self._tasks)
+    def open_batches(self) -> int:
+        """How many batches have not ended."""
+        return len(self._tasks)
 
     async def wait_idle(self) -> None:
         """Wait until every batch has ended."""
@@ -180,7 +179,7 @@ class Work:
 
     def _admit(self, batch: Batch, validated: Validated) -> bool:
         """Let a validated batch run, or fail it."""
-        if self.trouble.queue_is_full(batch):
+        if self.trouble.dooms(batch):
             self._fail(batch, "token_limit_exceeded", QUEUE_FULL.format(model=validated.model))
         elif validated.errors:
             self._end(batch, "failed", errors={"object": "list", "data": validated.errors})
@@ -284,7 +283,7 @@ class Work:
 
 async def _sleep(halt: asyncio.Event, seconds: float) -> None:
     if seconds > 0:
-        with suppress(asyncio.TimeoutError):
+        with suppress(TimeoutError):
             await asyncio.wait_for(halt.wait(), seconds)
 
 

@@ -152,8 +152,34 @@ def test_the_same_request_gets_the_same_answer():
     assert content(ask(REVIEW, schema)) == content(ask(REVIEW, schema)) != content(ask("Another.", schema))
 
 
+def test_schemas_that_all_refer_to_each_other_stay_small():
+    """Thirty kinds of nodes, each with children of any kind, are filled in no time."""
+    kinds = [f"K{number}" for number in range(30)]
+    any_kind = {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]}
+    node = {
+        "type": "object",
+        "properties": {"a": any_kind, "b": any_kind, "c": {"type": "array", "items": any_kind}},
+        "required": ["a", "b", "c"],
+    }
+    leaf = {"type": "object", "properties": {"v": {"type": "integer"}}, "required": ["v"]}
+    defs = dict.fromkeys(kinds[1:], node) | {"K0": leaf}
+    begin = time.perf_counter()
+    assert json.loads(content(ask(REVIEW, {"$defs": defs, "$ref": "#/$defs/K5"})))
+    assert time.perf_counter() - begin < 2
+
+
 @pytest.mark.parametrize(
-    "schema", [None, [], {"$ref": "#/nowhere"}, {"type": "strange"}, {"$ref": "#"}, {"enum": []}, {"allOf": [3]}]
+    "schema",
+    [
+        None,
+        [],
+        {"$ref": "#/nowhere"},
+        {"type": "strange"},
+        {"$ref": "#"},
+        {"enum": []},
+        {"allOf": [3]},
+        {"type": "array", "minItems": 10**9},
+    ],
 )
 def test_an_impossible_schema_is_a_bad_request(schema):
     """It is that request's error, and says what is wrong."""

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.local import Faults, LocalServer
 from tests.local.helpers import (
     CHAT,
     GatedModel,
@@ -258,6 +258,17 @@ def test_a_killed_server_goes_on_after_a_restart(tmp_path: Path):
         process.wait(10)
 
 
+def test_what_a_killed_server_left_half_made_is_swept_away(tmp_path: Path):
+    """Uploads, bytes without a file and work without a batch are gone when the next server starts."""
+    with LocalServer(tmp_path) as server:
+        finish(connect(server), submit(connect(server), lines(1)))
+        kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    for stray in ("uploads/tmp1", "files/file-1.data", "work/batch_1.input"):
+        (tmp_path / stray).write_bytes(b"x")
+    with LocalServer(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == kept
+
+
 def test_a_folder_belongs_to_one_server(tmp_path: Path):
     """A second server on the same folder does not start."""
     with (
@@ -274,6 +285,10 @@ def test_a_server_without_a_folder_leaves_nothing_behind():
         batch = submit(connect(server), lines(1))
         server.wait_idle()
         assert [one["id"] for one in server.batches()] == [batch.id]
+        server.faults = Faults(stuck_in="validating")
+        submit(connect(server), lines(1))
+        with pytest.raises(TimeoutError, match="1 batches"):
+            server.wait_idle(timeout=0.01)
     with pytest.raises(ConfigurationError, match="not running"):
         server.batches()
 
@@ -299,6 +314,8 @@ def test_every_answering_endpoint_takes_batches_and_single_requests(client: open
     vectors = client.embeddings.create(model="rules", input=["a b", "a b", "c"], encoding_format="float").data
     assert vectors[0].embedding == vectors[1].embedding != vectors[2].embedding
     assert sum(value * value for value in vectors[2].embedding) == pytest.approx(1)
+    packed = client.embeddings.create(model="rules", input="c").data[0].embedding
+    assert packed == pytest.approx(vectors[2].embedding)
     body = {"model": "rules", "input": "What is 2+3?"}
     request = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
     batch = client.batches.create(

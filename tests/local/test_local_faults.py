@@ -142,7 +142,7 @@ def test_a_full_queue_can_refuse(client, batch_server):
             create(client, file_id)
         assert error.value.response.headers["retry-after"] == "3"
     assert create(client, file_id).status == "validating"
-    batch_server.faults = Faults(queue_full="400")
+    batch_server.faults = Faults(queue_full="400", queue_full_times=1)
     with pytest.raises(openai.BadRequestError, match="Enqueued token limit") as error:
         create(client, file_id)
     assert error.value.code == "token_limit_exceeded"
@@ -151,11 +151,27 @@ def test_a_full_queue_can_refuse(client, batch_server):
 
 def test_a_full_queue_can_fail_a_batch_later(client, batch_server):
     """The batch is created, and has failed a moment later."""
-    batch_server.faults = Faults(queue_full="failed")
+    batch_server.faults = Faults(queue_full="failed", queue_full_times=1)
     batch = finish(client, submit(client, lines(1)))
     assert (batch.status, batch.errors.data[0].code) == ("failed", "token_limit_exceeded")
     assert batch.errors.data[0].line is None
     assert finish(client, submit(client, lines(1))).status == "completed"
+
+
+@pytest.mark.parametrize("shape", ["429", "400", "failed"])
+def test_the_queue_can_have_a_limit(client, batch_server, shape):
+    """While so many batches are open one more is refused; when they have ended it is not."""
+    batch_server.faults = Faults(queue_full=shape, queue_limit=1, stuck_in="in_progress")
+    file_id = upload(client, lines(1))
+    first = create(client, file_id)
+    if shape == "failed":
+        assert finish(client, create(client, file_id)).errors.data[0].code == "token_limit_exceeded"
+    else:
+        with pytest.raises(openai.APIStatusError, match="Enqueued token limit"):
+            create(client, file_id)
+    client.batches.cancel(first.id)
+    batch_server.wait_idle()
+    assert create(client, file_id).status == "validating"
 
 
 def test_a_file_can_be_unknown_for_a_while(client, batch_server):
