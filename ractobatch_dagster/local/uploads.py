@@ -23,6 +23,7 @@ class Form:
     """What a form held: its fields, and the file where there was one."""
 
     fields: dict[str, str] = field(default_factory=dict)
+    part: File | None = None
     path: Path | None = None
     filename: str = ""
 
@@ -32,12 +33,17 @@ class Form:
         self.fields[name] = (part.value or b"").decode("utf-8", "replace")
 
     def add_file(self, part: File) -> None:
-        """Take the form's file; it is complete on disk after that."""
+        """Take the form's file. The parser may write to it until it is finalised, so `close` comes later."""
         if part.in_memory:  # an empty one
             part.flush_to_disk()
-        part.close()
+        self.part = part
         self.path = Path((part.actual_file_name or b"").decode())
         self.filename = (part.file_name or b"").decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Close the file, which is complete on disk after that."""
+        if self.part is not None:
+            self.part.close()
 
 
 @asynccontextmanager
@@ -65,8 +71,10 @@ async def receive_form(request: Request, folder: Path, max_bytes: int) -> AsyncI
             if parser.bytes_received > max_bytes + 100_000:  # room for the form around the file
                 raise ApiError(413, "File is too large.")
         parser.finalize()
+        form.close()
         yield form
     except FormParserError as error:
         raise ApiError(400, f"The multipart form cannot be read: {error}") from error
     finally:
+        form.close()
         shutil.rmtree(place, ignore_errors=True)
