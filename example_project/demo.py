@@ -1,39 +1,45 @@
 """`make demo` and `make ui`: the example as it runs in production, told in the terminal.
 
-Nothing here is known to Dagster: the demo starts the services, asks the webserver to do what a person would do
-in the UI, waits for the sensor to do the rest, and reads the table from the store.
+Nothing here takes a short cut: the demo starts the services, asks the webserver for what a person would click in
+the UI, waits for the sensor to do the rest, and reads the table from the store.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import os
+import shutil
 import sys
 import time
-import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from example_project.graphql import Check, Client, GraphQLError, Landed, Run
-from example_project.report import Progress, checks_line, table_report
+from example_project.graphql import Check, Client, GraphQLError, Landed, until_landed, until_materialised, until_ready
+from example_project.labels import agreement
 from example_project.reviews import ReviewsError, example_reviews
-from example_project.services import ROOT, Home, ServiceError, Services, free_port, signals_interrupt, undisturbed
+from example_project.services import ROOT, Home, ServiceError, Services, Settings, free_port, signals_interrupt
 from ractobatch_dagster.errors import RactobatchError
-from ractobatch_dagster.spec import SUBMISSION
 
-__all__ = ["DemoError", "main"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ractobatch_dagster.store import Store
+
+__all__ = ["DemoError", "Progress", "checks_line", "main", "preview", "sent_line", "summary"]
 
 REVIEWS, SENT, LABELS, EFFECTS = "reviews", "review_labels_submission", "review_labels", "side_effects"
 SENSOR = "openai_batch_sensor"
+SUBMISSION = "ractobatch/submission"
 
-_START_SECONDS = 180.0
-_LOCAL_SECONDS = 300.0
-_REAL_SECONDS = 25 * 3600.0  # a batch may take 24 h
-_KEPT = ("RACTOBATCH_STORE", "RACTOBATCH_ROWS", "RACTOBATCH_MODEL", "RACTOBATCH_INPUT")
+_START_SECONDS, _LOCAL_SECONDS, _REAL_SECONDS = 180, 300, 25 * 3600  # a batch may take 24 h
+_POLL = 0.5
+_COLUMNS = ["review_id", "drug", "review", "sentiment", "side_effects", "severity", "rating", "llm_status"]
+_WIDEST = {"review": 42, "side_effects": 26, "drug": 18}
 
 T = TypeVar("T")
 
@@ -42,45 +48,60 @@ class DemoError(RuntimeError):
     """The demo cannot go on; the message says why."""
 
 
-@dataclass
-class Settings:
-    """What the example's definitions make of the environment."""
+class Progress:
+    """The line that says what is waited for: rewritten on a terminal, printed when it changes anywhere else."""
 
-    store: str
-    model: str
-    partitions: list[str]
-    local: bool
-    server: Path | None = None
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._started = time.monotonic()
+        self._frames = itertools.cycle("|/-\\")
+        self._told = ""
 
     @property
-    def provider(self) -> str:
-        """Who answers, for people."""
-        if self.local:
-            return "the local batch server"
-        return os.environ.get("OPENAI_BASE_URL") or "OpenAI"
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def pause(self, text: str, seconds: float = _POLL) -> None:
+        """Show this text while waiting a moment."""
+        text = " ".join(text.split())
+        if not self._out.isatty():
+            if text != self._told:
+                self._write(f"{self.elapsed:6.1f} s    {text}\n")
+            self._told = text
+            time.sleep(seconds)
+            return
+        end = time.monotonic() + seconds
+        room = shutil.get_terminal_size().columns - 14
+        while time.monotonic() < end:
+            self._write(f"\r\x1b[K{self.elapsed:6.1f} s  {next(self._frames)} {text[:room]}")
+            time.sleep(0.1)
+
+    def done(self, text: str) -> None:
+        """Print what is done."""
+        self._write(("\r\x1b[K" if self._out.isatty() else "") + f"{self.elapsed:6.1f} s  ✓ {text}\n")
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
 
 
 @dataclass
-class Story:
-    """The demo while it runs: each step is a generator that yields what it waits for."""
+class Running:
+    """The services while they are up, and how long there is to wait for all that they do."""
 
     services: Services
     client: Client
     progress: Progress
-    settings: Settings
-    end: float = field(init=False)
+    end: float
 
-    def __post_init__(self) -> None:
-        self.end = time.monotonic() + (_LOCAL_SECONDS if self.settings.local else _REAL_SECONDS)
-
-    def drive(self, steps: Generator[str, None, T], within: float | None = None) -> T:
-        """Go through the steps until they return.
+    def wait(self, steps: Generator[str, None, T]) -> T:
+        """Go through the steps of a wait until it returns.
 
         Raises:
-            DemoError: That took too long.
+            DemoError: The time is up.
             ServiceError: A service has ended meanwhile.
         """
-        end = self.end if within is None else time.monotonic() + within
         while True:
             try:
                 text = next(steps)
@@ -88,47 +109,9 @@ class Story:
                 value: T = done.value
                 return value
             self.services.check()
-            if time.monotonic() > end:
-                raise DemoError(f"This has taken too long: {text}. What was submitted stays open.")
+            if time.monotonic() > self.end:
+                raise DemoError(f"The time is up while waiting ({text}). What was submitted stays open.")
             self.progress.pause(text)
-
-    def ready(self) -> Generator[str, None, None]:
-        """Wait until webserver, daemon and code are up."""
-        while not self.client.ready():
-            yield "starting dagster-webserver and dagster-daemon"
-
-    def materialise(self, assets: Sequence[str], partitions: Sequence[str] = ()) -> Generator[str, None, Run]:
-        """Materialise these assets in one run, and wait for its end."""
-        run_id = self.client.launch(assets, partitions)
-        while not (run := self.client.run(run_id)).finished:
-            yield f"{' and '.join(assets)}: run {run_id[:8]} {_shown(run)}"
-        self._succeeded(run, " and ".join(assets))
-        return run
-
-    def table(self, sent: Sequence[Landed]) -> Generator[str, None, list[Run]]:
-        """Wait until the sensor has had all that was sent landed; the runs that did it."""
-        wanted = {(str(one.metadata[SUBMISSION]), one.partition) for one in sent}
-        while True:
-            runs = [(id_, run) for id_ in {one for one, _ in wanted} for run in self.client.tagged(SUBMISSION, id_)]
-            for _, run in runs:
-                if run.finished:
-                    self._succeeded(run, LABELS)
-            landed = {(id_, one.partition) for id_, run in runs if run.finished for one in run.landed}
-            if wanted <= landed:
-                return [run for _, run in runs]
-            going = [run for _, run in runs if not run.finished]
-            tick = self.client.last_tick(SENSOR)
-            says = tick.says if tick else ""
-            yield f"{LABELS}: run {going[0].id[:8]} {_shown(going[0])}" if going else f"sensor: {says or 'looks soon'}"
-
-    def confirmed(self, since: float) -> Generator[str, None, None]:
-        """Wait until the sensor has looked once more and noted in the store that the table has landed."""
-        while (tick := self.client.last_tick(SENSOR)) is None or tick.at <= since or tick.status == "FAILURE":
-            yield "the sensor notes that the table has landed"
-
-    def _succeeded(self, run: Run, what: str) -> None:
-        if run.status != "SUCCESS":
-            raise DemoError(f"The run of {what} ended as {run.status}: {self.client.why(run.id)}")
 
 
 def demo(home: Home) -> None:
@@ -139,26 +122,25 @@ def demo(home: Home) -> None:
     """
     progress = Progress()
     rows = len(example_reviews())
-    settings = _settings(home)
+    settings = Settings.load(home)
     print(f"{rows} reviews of medicines go to {settings.model} at {settings.provider}.")
-    print(f"Submissions and tables are kept in {settings.store}.\n")
+    print(f"Submissions and tables are kept in {settings.store}.\n", flush=True)
     home.clear()
-    _keep_settings(home)
-    with _running(home, free_port(), settings, progress) as story:
-        progress.done(f"webserver, daemon and code are up ({story.services.url})")
-        run = story.drive(story.materialise([REVIEWS, SENT], settings.partitions))
+    with _running(home, settings, free_port(), progress) as up:
+        progress.done(f"webserver, daemon and code are up: {up.services.url}")
+        run = up.wait(until_materialised(up.client, [REVIEWS, SENT], settings.partitions))
         sent = [one for one in run.landed if one.asset == SENT]
-        progress.done(_sent_line(sent))
-        runs = story.drive(story.table(sent))
-        landed = time.time()
-        progress.done(f"{LABELS} has landed: {len(settings.partitions)} partitions")
-        checks = story.client.checks(LABELS)
+        progress.done(sent_line(sent))
+        wanted = {(str(one.metadata[SUBMISSION]), one.partition) for one in sent}
+        runs = up.wait(until_landed(up.client, LABELS, wanted, tag=SUBMISSION, sensor=SENSOR))
+        progress.done(f"{LABELS} has landed, {len(settings.partitions)} partitions")
+        checks = up.client.checks(LABELS)
         progress.done(checks_line(checks))
-        _all_evaluated(checks, {one.id for one in runs})
-        story.drive(story.materialise([EFFECTS]))
+        _all_passed(checks, {one.id for one in runs})
+        up.wait(until_materialised(up.client, [EFFECTS]))
         progress.done(f"{EFFECTS} is made from it")
-        story.drive(story.confirmed(landed))
-    print(table_report(settings.store, LABELS, settings.partitions, EFFECTS))
+        up.wait(_until_noted(settings.store, wanted))
+    print(_report(settings))
     print(f"\nDone in {progress.elapsed:.0f} s. `make ui` shows all of it in Dagster's UI.")
 
 
@@ -166,25 +148,136 @@ def ui(home: Home) -> None:
     """Serve the UI on what the demo made, until a signal comes.
 
     Raises:
-        DemoError: No demo has run yet.
+        DemoError: `PORT` is no port.
     """
-    if not (home.dagster / "dagster.yaml").is_file():
-        raise DemoError("There is nothing to show yet: run `make demo` first.")
+    home.recall()
     port = os.environ.get("PORT") or "3000"
     if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise DemoError(f"`PORT` must be a port's number, not {port!r}.")
-    os.environ.update({**_kept_settings(home), **{name: os.environ[name] for name in _KEPT if os.environ.get(name)}})
+        raise DemoError(f"`PORT` must be the number of a port, not {port!r}.")
     progress = Progress()
-    with _running(home, free_port(int(port)), _settings(home), progress) as story:
-        progress.done(f"Dagster's UI: {story.services.url}/asset-groups   (Ctrl-C stops it)")
+    with _running(home, Settings.load(home), free_port(int(port)), progress) as up:
+        progress.done(f"Dagster's UI is at {up.services.url} (Ctrl-C stops it)")
         while True:
-            story.services.check()
-            time.sleep(0.5)
+            up.services.check()
+            time.sleep(_POLL)
+
+
+@contextmanager
+def _running(home: Home, settings: Settings, port: int, progress: Progress) -> Iterator[Running]:
+    """The services, up and ready; whatever happens, all are stopped in the end, the local batch server too."""
+    with ExitStack() as stack:
+        stack.callback(settings.stop_server)
+        services = stack.enter_context(Services(home, port))
+        up = Running(services, Client(services.url), progress, time.monotonic() + _START_SECONDS)
+        up.wait(until_ready(up.client))
+        up.end = time.monotonic() + (_LOCAL_SECONDS if settings.local else _REAL_SECONDS)
+        yield up
+
+
+def _until_noted(root: str, wanted: Iterable[tuple[str, str | None]]) -> Generator[str, None, None]:
+    """Wait until the sensor has noted in the store what has landed, so that nothing stays open behind us."""
+    from ractobatch_dagster.store import Store
+    from ractobatch_dagster.submission.files import TableFiles
+
+    log = TableFiles(Store(root), LABELS).log
+    left = set(wanted)
+    while (version := log.load()) and left & {(id_, key) for id_, keys in version.state.open.items() for key in keys}:
+        yield "the sensor notes that the table has landed"
+
+
+def sent_line(sent: Sequence[Landed]) -> str:
+    """What the submission run did, in one line."""
+    rows = sum(int(one.metadata["rows"]) for one in sent)
+    submissions = {one.metadata[SUBMISSION]: one.metadata for one in sent}
+    requests, batches = (sum(int(one[name]) for one in submissions.values()) for name in ("requests", "batches"))
+    if not requests:
+        return f"{rows} rows, 0 asked again: every answer is there already"
+    return f"{rows} rows: {requests} requests in {batches} {'batch' if batches == 1 else 'batches'}"
+
+
+def checks_line(checks: Sequence[Check]) -> str:
+    """How many checks came out how, and the names of those that did not pass."""
+    counts = Counter(check.word for check in checks)
+    line = "checks: " + (", ".join(f"{count} {word}" for word, count in counts.items()) or "none")
+    others = [check.name for check in checks if check.word != "passed"]
+    return f"{line} ({', '.join(others)})" if others else line
+
+
+def _all_passed(checks: Sequence[Check], runs: set[str]) -> None:
+    bad = [one.name for one in checks if one.word not in ("passed", "warned") or one.run_id not in runs]
+    if bad or not checks:
+        raise DemoError(f"Not every check of {LABELS} has passed: {', '.join(bad) or 'there is none'}.")
+
+
+def _report(settings: Settings) -> str:
+    """What is in the table, read from the store as anybody would read it."""
+    from ractobatch_dagster.io_manager import table_path
+    from ractobatch_dagster.store import Store
+
+    store = Store(settings.store)
+    table = _read(store, [table_path([LABELS], key) for key in settings.partitions])
+    effects = _read(store, [table_path([EFFECTS], None)])
+    lines = ["", preview(table), "", *summary(table)]
+    lines += [
+        f"side effects  {', '.join(f'{row.side_effect} ({row.reviews})' for row in effects.head(8).itertuples())}"
+    ]
+    lines += [f"Parquet       {store.uri(f'tables/{LABELS}')}"]
+    return "\n".join(lines)
+
+
+def preview(table: pd.DataFrame, rows: int = 6) -> str:
+    """A few rows from all over the table as text, with those of the columns that it has."""
+    shown = table[[name for name in _COLUMNS if name in table]].iloc[:: max(len(table) // rows, 1)].head(rows)
+    text: str = shown.apply(lambda column: column.map(_shortened(_WIDEST.get(column.name, 20)))).to_string(index=False)
+    return text
+
+
+def summary(table: pd.DataFrame) -> list[str]:
+    """Statuses, tokens, cost and agreement, a line each."""
+    statuses = table["llm_status"].astype(str).value_counts()
+    prompt, completion = (int(table[f"llm_{name}_tokens"].sum()) for name in ("prompt", "completion"))
+    unknown = int(table["llm_cost_usd"].isna().sum())
+    found = agreement(table)
+    lines = [
+        f"rows          {len(table)}: {', '.join(f'{count} {word}' for word, count in statuses.items())}",
+        f"answers       {int(table['llm_reused'].sum())} of them were there already, and cost nothing",
+        f"tokens        {prompt:,} in, {completion:,} out",
+        f"cost          {table['llm_cost_usd'].sum():.4f} USD at the batch rate"
+        + (f"; the price of {unknown} rows is not known" if unknown else ""),
+    ]
+    if found["agreement"] is not None:
+        lines += [
+            f"agreement     {found['agreement']:.1%} of {found['compared']} sentiments are the patient's own rating"
+        ]
+    return lines
+
+
+def _read(store: Store, paths: Sequence[str]) -> pd.DataFrame:
+    import pyarrow as pa
+
+    from ractobatch_dagster.io_manager import to_pandas
+    from ractobatch_dagster.submission.files import read_parquet
+
+    parts = {path: read_parquet(store, path) for path in paths}
+    missing = [store.uri(path) for path, part in parts.items() if part is None]
+    if missing:
+        raise DemoError(f"There is no table at {missing[0]}.")
+    frame: pd.DataFrame = to_pandas(pa.concat_tables(parts.values(), promote_options="permissive"))
+    return frame
+
+
+def _shortened(widest: int) -> Callable[[object], str]:
+    def shown(value: object) -> str:
+        words = value if isinstance(value, str) or not isinstance(value, Iterable) else ", ".join(map(str, value))
+        text = " ".join(str(words).split())
+        return text if len(text) <= widest else text[: widest - 1] + "…"
+
+    return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m example_project.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m example_project.demo", description="Run the example end to end.")
     parser.add_argument("--ui", action="store_true", help="serve Dagster's UI on what the last demo made")
     asked = parser.parse_args(arguments)
     os.chdir(ROOT)
@@ -192,92 +285,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = Home(Path(os.environ.get("RACTOBATCH_DEMO_HOME") or ".demo").absolute())
     try:
         with home.reserved():
-            ui(home) if asked.ui else demo(home)
+            (ui if asked.ui else demo)(home)
     except KeyboardInterrupt as signalled:
-        print("\nStopped.", end="" if not asked.ui else "\n")
         if asked.ui:
+            print("\nStopped.")
             return 0
-        print(
-            " Nothing is lost: what was submitted stays open, and `make demo` goes on with it, sending nothing twice."
-        )
-        return 128 + int(signalled.args[0] if signalled.args else 2)
+        print("\nStopped. What was submitted stays open; `make demo` goes on with it and sends nothing twice.")
+        return 128 + int(signalled.args[0])
     except (DemoError, ServiceError, GraphQLError, ReviewsError, RactobatchError, OSError) as error:
-        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        print(f"\nThis failed: {error}", file=sys.stderr)
         if home.logs.is_dir():
             print(f"What the services said is in {home.logs}/*.log", file=sys.stderr)
         return 1
     return 0
-
-
-@contextmanager
-def _running(home: Home, port: int, settings: Settings, progress: Progress) -> Iterator[Story]:
-    """All services, up; whatever happens, they are stopped in the end, and the local batch server too."""
-    with ExitStack() as stack:
-        if settings.server is not None:
-            stack.callback(_stop_server, settings.server)
-        services = stack.enter_context(Services(home, port))
-        story = Story(services, Client(services.url), progress, settings)
-        story.drive(story.ready(), within=_START_SECONDS)
-        yield story
-
-
-def _settings(home: Home) -> Settings:
-    """Load the definitions as the services will, so that what cannot work is known before they start."""
-    server = None
-    store = os.environ.get("RACTOBATCH_STORE") or ""
-    asked = bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
-    if not asked and "://" in store and not store.startswith("file://"):
-        from ractobatch_dagster.local import ensure_server
-
-        # The resource keeps its local server below the store, which needs a directory; so it gets one by address.
-        server = home.folder / "local-server"
-        address = ensure_server(server)
-        os.environ.update(OPENAI_BASE_URL=address.base_url, OPENAI_API_KEY=address.api_key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Dagster calls beta is told in the services' logs
-        from example_project import definitions as example
-    if example.LOCAL:
-        server = Path(example.STORE.removeprefix("file://")).expanduser().absolute() / "local-server"
-    return Settings(example.STORE, example.MODEL, example.years.get_partition_keys(), not asked, server)
-
-
-def _stop_server(folder: Path) -> None:
-    from ractobatch_dagster.local import stop_server
-
-    with undisturbed():
-        stop_server(folder)
-
-
-def _keep_settings(home: Home) -> None:
-    kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
-    (home.folder / "settings.json").write_text(json.dumps(kept), encoding="utf-8")
-
-
-def _kept_settings(home: Home) -> dict[str, str]:
-    """The environment of the last demo; it holds no key."""
-    kept: dict[str, str] = json.loads((home.folder / "settings.json").read_text(encoding="utf-8"))
-    return kept
-
-
-def _sent_line(sent: Sequence[Landed]) -> str:
-    """What the submission run did, in one line."""
-    rows = sum(int(one.metadata["rows"]) for one in sent)
-    submissions = {one.metadata[SUBMISSION]: one.metadata for one in sent}
-    requests, batches = (sum(int(one[name]) for one in submissions.values()) for name in ("requests", "batches"))
-    if not requests:
-        return f"{rows} rows, 0 asked again: every answer is there from an earlier run"
-    return f"{rows} rows: {requests} requests in {batches} {'batch' if batches == 1 else 'batches'}"
-
-
-def _all_evaluated(checks: Sequence[Check], runs: set[str]) -> None:
-    late = [one.name for one in checks if one.run_id not in runs]
-    bad = [one.name for one in checks if one.word not in ("passed", "warned")]
-    if late or bad or not checks:
-        raise DemoError(f"Not all checks of {LABELS} have passed: {', '.join(bad or late) or 'there is none'}.")
-
-
-def _shown(run: Run) -> str:
-    return {"STARTED": "is at work", "QUEUED": "is queued"}.get(run.status, "is starting")
 
 
 if __name__ == "__main__":

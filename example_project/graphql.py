@@ -167,7 +167,9 @@ class Client:
 
     def tagged(self, key: str, value: str) -> list[Run]:
         """The runs with this tag, the newest first."""
-        query = "query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results {" + _RUN + "} } } }"
+        query = (
+            "query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results {" + _RUN + "} } } }"
+        )
         answer = self.ask(query, filter={"tags": [{"key": key, "value": value}]})["runsOrError"]
         return [_run(one) for one in answer["results"]]
 
@@ -187,8 +189,9 @@ class Client:
 
     def last_tick(self, sensor: str) -> Tick | None:
         """The sensor's newest finished tick, if it has one."""
-        query = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
-            sensorState { ticks(limit: 3) { timestamp status skipReason error { message causes { message } } } } } } }"""
+        query = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
+            ... on Sensor { sensorState { ticks(limit: 3) {
+            timestamp status skipReason error { message causes { message } } } } } } }"""
         answer = self.ask(query, selector={**self._selector, "sensorName": sensor})["sensorOrError"]
         for tick in answer["sensorState"]["ticks"]:
             if tick["status"] != "STARTED":
@@ -245,7 +248,9 @@ def until_landed(
     while True:
         runs = {submission: client.tagged(tag, submission) for submission in submissions}
         ended = [(submission, run) for submission in runs for run in runs[submission] if _succeeded(client, run)]
-        missing -= {(submission, one.partition) for submission, run in ended for one in run.landed if one.asset == asset}
+        missing -= {
+            (submission, one.partition) for submission, run in ended for one in run.landed if one.asset == asset
+        }
         if not missing:
             return [run for _, run in ended]
         going = [run for submission in runs for run in runs[submission] if not run.finished]

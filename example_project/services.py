@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-__all__ = ["ROOT", "Home", "ServiceError", "Services", "free_port", "signals_interrupt", "undisturbed"]
+__all__ = ["ROOT", "Home", "ServiceError", "Services", "Settings", "free_port", "signals_interrupt"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where `workspace.yaml` is, and where every process works."""
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 10.0
 """Seconds that the processes have to end by themselves."""
+
+_KEPT = ("RACTOBATCH_STORE", "RACTOBATCH_ROWS", "RACTOBATCH_MODEL", "RACTOBATCH_INPUT")
 
 _INSTANCE = """\
 telemetry: {enabled: false}
@@ -67,6 +71,23 @@ class Home:
         (self.dagster / "dagster.yaml").write_text(_INSTANCE, encoding="utf-8")
         with DagsterInstance.from_config(str(self.dagster)) as instance:
             instance.get_runs(limit=1)
+        kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
+        self._kept.write_text(json.dumps(kept), encoding="utf-8")
+
+    def recall(self) -> None:
+        """Set the environment as the last demo had it, keys apart; what is set now stays.
+
+        Raises:
+            ServiceError: No demo has run yet.
+        """
+        if not self._kept.is_file():
+            raise ServiceError("There is nothing to show yet: run `make demo` first.")
+        for name, value in json.loads(self._kept.read_text(encoding="utf-8")).items():
+            os.environ[name] = os.environ.get(name) or value
+
+    @property
+    def _kept(self) -> Path:
+        return self.dagster / "demo.json"
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
@@ -87,6 +108,59 @@ class Home:
             yield
         finally:
             lock.release()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the example's definitions make of the environment.
+
+    Attributes:
+        store: Where submissions and tables are.
+        model: Who is asked.
+        partitions: The years that have reviews, in order.
+        local: Whether the package's own batch server answers.
+        server: The folder of that server.
+    """
+
+    store: str
+    model: str
+    partitions: Sequence[str]
+    local: bool
+    server: Path
+
+    @classmethod
+    def load(cls, home: Home) -> Settings:
+        """Load the definitions as the services will.
+
+        Where the store is no directory, the resource has no place for a local batch server. One is started here then,
+        and told to the definitions by its address.
+        """
+        local = not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
+        server = home.folder / "local-server"
+        if local and "://" in os.environ.get("RACTOBATCH_STORE", "").removeprefix("file://"):
+            from ractobatch_dagster.local import ensure_server
+
+            address = ensure_server(server)
+            os.environ.update(OPENAI_BASE_URL=address.base_url, OPENAI_API_KEY=address.api_key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Dagster calls beta stands in the services' logs
+            from example_project import definitions as example
+        if example.LOCAL:
+            server = Path(example.STORE.removeprefix("file://")).expanduser().absolute() / "local-server"
+        return cls(example.STORE, example.MODEL, example.years.get_partition_keys(), local, server)
+
+    @property
+    def provider(self) -> str:
+        """Who answers, for people."""
+        return "the local batch server" if self.local else os.environ.get("OPENAI_BASE_URL") or "OpenAI"
+
+    def stop_server(self) -> None:
+        """End the local batch server, if it is the one that answers and it runs."""
+        if self.local:
+            from ractobatch_dagster.local import stop_server
+
+            with _undisturbed():
+                stop_server(self.server)
 
 
 class Services:
@@ -133,7 +207,7 @@ class Services:
 
     def stop(self) -> None:
         """End every process, and all that they have started. A signal does not interrupt this."""
-        with undisturbed():
+        with _undisturbed():
             groups = [process.pid for process in self._processes.values()]
             for group in groups:
                 _signal(group, signal.SIGTERM)
@@ -192,7 +266,7 @@ def signals_interrupt() -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def _undisturbed() -> Iterator[None]:
     """Let no signal interrupt what is done meanwhile."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:

@@ -44,9 +44,9 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     )
     provider: str | None = Field(
         default=None,
-        description="What kind of server it is: `openai`, `azure`, `compatible` or `local`; told from the address where "
-        "left out. `local` starts the package's own "
-        "batch server below the root when it is needed: no key, no cost, and answers by rules instead of a model.",
+        description="What kind of server it is: `openai`, `azure`, `compatible` or `local`; told from the address "
+        "where left out. `local` starts the package's own batch server below the root when it is needed: no key, no "
+        "cost, and answers by rules instead of a model.",
     )
     organization: str | None = Field(default=None, description="OpenAI organisation.")
     project: str | None = Field(default=None, description="OpenAI project; batches and files belong to one.")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _BUFFER = 1 << 20
 
+_CLIENT_OPTIONS = frozenset({"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout"})
+
 __all__ = ["Store", "partition_name", "partition_of", "table_name"]
 
 
@@ -56,7 +58,8 @@ class Store:
         root: A local directory, or a URL: `file:///…`, `s3://bucket/prefix`, `gs://…`, `az://…`,
             `memory:///`. Two `Store`s of `memory:///` share nothing.
         options: Credentials and settings as obstore names them (for S3 for example
-            `aws_access_key_id`, `aws_endpoint`); what is left out is read from the environment.
+            `aws_access_key_id`, `aws_endpoint`, and `allow_http` for an endpoint without TLS); what is left out is
+            read from the environment.
     """
 
     def __init__(self, root: str | os.PathLike[str], options: Mapping[str, str] | None = None) -> None:
@@ -76,7 +79,8 @@ class Store:
                 self.local_path = Path(unquote(text.removeprefix("file://")))
                 self._store: ObjectStore = from_url(text, mkdir=True)
             else:
-                self._store = from_url(text, config=dict(options or {}))  # type: ignore[call-overload]
+                config, client = _split(options or {})
+                self._store = from_url(text, config=config, client_options=client)  # type: ignore[call-overload]
         except Exception as error:  # obstore raises its own bases, ValueError and OSError here
             raise ConfigurationError(f"The store's root {text!r} cannot be used: {_first_line(error)}") from error
 
@@ -174,6 +178,15 @@ class Store:
         except Exception as error:
             raise StoreError(f"Could not list {self.uri(prefix)}: {_first_line(error)}") from error
         return sorted(listing["common_prefixes"]), sorted(item["path"] for item in listing["objects"])
+
+
+def _split(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The store's settings, and those of its HTTP client, which obstore takes apart and never from the environment."""
+    environ = {name: os.environ.get(f"AWS_{name.upper()}") for name in _CLIENT_OPTIONS}
+    names = {name: name.removeprefix("aws_").removeprefix("google_").removeprefix("azure_") for name in options}
+    client = {short: options[name] for name, short in names.items() if short in _CLIENT_OPTIONS}
+    config = {name: value for name, value in options.items() if names[name] not in client}
+    return config, {**{name: value for name, value in environ.items() if value}, **client}
 
 
 class _Reader(io.RawIOBase):
