@@ -22,6 +22,9 @@ class RactoFile:
     mime_type: str
     name: str = ""
 
+    def __repr__(self) -> str:
+        return f"RactoFile(name={self.name!r}, mime_type={self.mime_type!r}, bytes={len(self.data)})"
+
     @classmethod
     def from_path(cls, path: str | Path) -> RactoFile:
         """Read a file; its MIME type is told from its name."""
@@ -88,6 +91,8 @@ def _anthropic(part: RactoFile | str) -> dict[str, Any]:
         return {"type": "text", "text": part}
     if part.is_text:
         return {"type": "text", "text": _decoded(part)}
+    if not (part.is_image or part.is_pdf):
+        raise ValueError(f"Anthropic takes images, PDF and text, not {part!r}")
     source = {"type": "base64", "media_type": part.mime_type, "data": part.base64_data}
     return {"type": "image" if part.is_image else "document", "source": source}
 
@@ -103,7 +108,7 @@ def _google(part: RactoFile | str) -> dict[str, Any]:
 def _ollama(text: str, files: Sequence[RactoFile]) -> dict[str, Any]:
     other = next((one for one in files if not (one.is_image or one.is_text)), None)
     if other is not None:
-        raise ValueError(f"Ollama takes images and text, not {other.name or 'a file'} of type {other.mime_type}")
+        raise ValueError(f"Ollama takes images and text, not {other!r}")
     images = [one.base64_data for one in files if one.is_image]
     content = "\n\n".join([*(_decoded(one) for one in files if one.is_text), text])
     return {"content": content, "images": images} if images else {"content": content}

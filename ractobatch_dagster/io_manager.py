@@ -14,7 +14,7 @@ from ractobatch_dagster.store import Store, partition_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "table_path"]
+__all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "table_path", "written"]
 
 EACH_PARTITION = "ractobatch/each_partition"
 """Input metadata with which a consumer asks for several partitions as a dict of frames instead of one frame."""
@@ -29,6 +29,16 @@ def table_path(asset_key: Sequence[str], partition: str | None) -> str:
     return f"{folder}.parquet" if partition is None else f"{folder}/{partition_name(partition)}.parquet"
 
 
+def written(store: Store, path: str, rows: int, *, partitioned: bool) -> dict[str, Any]:
+    """The metadata of one table, or partition of one, that was written."""
+    uri = store.uri(path)
+    return {
+        "dagster/partition_row_count" if partitioned else "dagster/row_count": rows,
+        "path": dg.MetadataValue.path(uri),
+        "dagster/uri": uri if "://" in uri else f"file://{uri}",
+    }
+
+
 class ParquetTables(dg.IOManager):
     """Stores anything that speaks Arrow as Parquet, one file per asset or partition, whole or not at all."""
 
@@ -38,24 +48,22 @@ class ParquetTables(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write one table; in a run over several partitions `obj` is a dict of tables by partition key."""
         path = context.asset_key.path
-        if not context.has_asset_partitions:
-            rows = self._write(table_path(path, None), obj)
-            context.add_output_metadata({"dagster/row_count": rows, **self._where(table_path(path, None))})
+        keys = sorted(context.asset_partition_keys) if context.has_asset_partitions else [None]
+        if len(keys) == 1:
+            key = keys[0]
+            # a run over a range of one partition may bring a dict all the same
+            one = obj[key] if key is not None and isinstance(obj, Mapping) and set(obj) == {key} else obj
+            where = table_path(path, key)
+            rows = self._write(where, one)
+            context.add_output_metadata(written(self._store, where, rows, partitioned=key is not None))
             return
-        keys = sorted(context.asset_partition_keys)
-        tables: Mapping[str, Any] = obj if isinstance(obj, Mapping) else dict.fromkeys(keys, obj)
-        if set(tables) != set(keys) or (len(keys) > 1 and tables is not obj):
+        if not isinstance(obj, Mapping) or set(obj) != set(keys):
             raise ConfigurationError(
                 f"This run covers the partitions {keys} of {context.asset_key.to_user_string()!r}. Return a dict with "
                 "one table for each of them."
             )
-        total = sum(self._write(table_path(path, key), tables[key]) for key in keys)
-        if len(keys) == 1:
-            context.add_output_metadata(
-                {"dagster/partition_row_count": total, **self._where(table_path(path, keys[0]))}
-            )
-        else:
-            context.add_output_metadata({"path": dg.MetadataValue.path(self._store.uri("/".join(("tables", *path))))})
+        for key in keys:
+            self._write(table_path(path, key), obj[key])
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read one table as the annotated type; several partitions as one table, or as a dict where annotated so."""
@@ -77,10 +85,6 @@ class ParquetTables(dg.IOManager):
         if _is_dict(wanted) or asked_each:
             return {key: self._load(table_path(path, key), _inner(wanted)) for key in keys}
         return _as(_concat([self._read(table_path(path, key)) for key in keys]), wanted)
-
-    def _where(self, path: str) -> dict[str, Any]:
-        uri = self._store.uri(path)
-        return {"path": dg.MetadataValue.path(uri), "dagster/uri": uri if "://" in uri else f"file://{uri}"}
 
     def _write(self, path: str, obj: Any) -> int:
         from ractobatch_dagster.requests.frame import to_arrow

@@ -7,92 +7,121 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema
 
 __all__ = ["prompt_schema", "response_format"]
 
-_NAMED = ("properties", "$defs", "definitions", "patternProperties")
-"""Keywords whose keys are names that the user chose, not keywords."""
+Schema = dict[str, Any]
 
-_DROPPED = frozenset({"title", "default", "examples", "discriminator", "minLength", "maxLength", "uniqueItems"})
-"""What strict mode does not take. The answer is validated against the Pydantic model all the same."""
+# where schemas are found inside a schema; every other keyword holds plain values
+_BY_NAME = ("properties", "patternProperties", "$defs")
+_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties")
+
+_STRICT = (
+    {"type", "description", "enum", "anyOf", "$ref", "$defs", "properties", "required", "additionalProperties"}
+    | {"items", "minItems", "maxItems", "pattern", "format", "multipleOf"}
+    | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+)
+"""What strict mode takes. The rest is left out: the answer is validated against the Pydantic model all the same."""
 
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-"""The string formats that strict mode knows (OpenAI, structured outputs guide)."""
+"""The string formats that strict mode knows."""
+
+_LOOKAROUND = re.compile(r"\(\?<?[=!]")
+"""What strict mode refuses in a pattern."""
+
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
 class _NotStrict(Exception):  # noqa: N818  (control flow, not a failure)
     """The schema says something that strict mode has no words for."""
 
 
-def prompt_schema(model: type[BaseModel]) -> dict[str, Any]:
+def prompt_schema(model: type[BaseModel]) -> Schema:
     """The model's schema for people and language models to read: without the titles that Pydantic makes up."""
-    read: dict[str, Any] = _walk(_schema(model), lambda node: {k: v for k, v in node.items() if k != "title"})
-    return read
+    return _walk(_schema(model), lambda node: {key: value for key, value in node.items() if key != "title"})
 
 
-def response_format(model: type[BaseModel]) -> dict[str, Any]:
+def response_format(model: type[BaseModel]) -> Schema | None:
     """The `response_format` that makes a chat model answer with an instance of `model`.
 
     Strict wherever the schema allows it: every object closed, every property required. A schema with free-form parts
-    (`dict[str, X]`, `Any`, a tuple of fixed places) goes without `strict`, as strict mode would refuse it.
+    (`dict[str, X]`, `Any`, a tuple of fixed places) goes without `strict`, as strict mode would refuse it. `None`
+    where the root is no object, which the API takes in no mode.
 
     Source: OpenAI, structured outputs guide, "Supported schemas".
     """
     schema = _schema(model)
+    if schema.get("type") != "object":
+        return None
     try:
         strict, made = True, _walk(schema, _strict_node)
-        if made.get("type") != "object":
-            raise _NotStrict
     except _NotStrict:
         strict, made = False, schema
     name = re.sub(r"[^A-Za-z0-9_-]", "_", model.__name__)[:64]
     return {"type": "json_schema", "json_schema": {"name": name, "strict": strict, "schema": made}}
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    schema = model.model_json_schema(mode="validation", schema_generator=GenerateJsonSchema)
-    if set(schema) <= {"$ref", "$defs"} and "$ref" in schema:  # a model that contains itself
-        root = schema["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
-        schema = {**root, "$defs": schema["$defs"]}
+def _schema(model: type[BaseModel]) -> Schema:
+    schema = model.model_json_schema()
+    while "$ref" in schema:  # a model that contains itself, or a root model
+        named = schema["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+        schema = {**named, "$defs": schema["$defs"]}
     return schema
 
 
-def _walk(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def _walk(node: Schema, change: Callable[[Schema], Schema]) -> Schema:
     """Apply `change` to every schema in `node`, innermost first; names of properties are never taken for keywords."""
-    if isinstance(node, list):
-        return [_walk(one, change) for one in node]
-    if not isinstance(node, dict):
-        return node
-    walked = {
-        key: {name: _walk(one, change) for name, one in value.items()}
-        if key in _NAMED
-        else value
-        if key in ("enum", "const", "default", "examples", "required")
-        else _walk(value, change)
-        for key, value in node.items()
-    }
+    walked = dict(node)
+    for key, value in node.items():
+        if key in _BY_NAME:
+            walked[key] = {name: _walk(one, change) for name, one in value.items()}
+        elif key in _LISTED:
+            walked[key] = [_walk(one, change) for one in value]
+        elif key in _SINGLE and isinstance(value, dict):
+            walked[key] = _walk(value, change)
     return change(walked)
 
 
-def _strict_node(node: dict[str, Any]) -> dict[str, Any]:
-    made = {key: value for key, value in node.items() if key not in _DROPPED}
-    if "allOf" in made and len(made["allOf"]) == 1:
-        made = {**made.pop("allOf")[0], **made}
-    if "oneOf" in made:
-        made["anyOf"] = made.pop("oneOf")
-    if "const" in made:
-        made["enum"] = [made.pop("const")]
-    if made.get("format") not in _FORMATS:
-        made.pop("format", None)
-    if "$ref" in made:
-        return {"$ref": made["$ref"]}  # strict mode allows nothing beside it
-    if made.get("type") == "object":
-        if made.get("additionalProperties") not in (None, False) or "patternProperties" in made:
-            raise _NotStrict
-        made.setdefault("properties", {})
-        made["additionalProperties"] = False
-        made["required"] = list(made["properties"])
-    if "prefixItems" in made or "allOf" in made or "not" in made or not {"type", "anyOf", "enum"} & made.keys():
+def _strict_node(node: Schema) -> Schema:
+    if len(node.get("allOf", ())) == 1:
+        node = {**node["allOf"][0], **node}
+    elif {"allOf", "prefixItems", "patternProperties"} & node.keys():
         raise _NotStrict
-    return made
+    if "$ref" in node:
+        return {"$ref": node["$ref"]}  # strict mode allows nothing beside it
+    made = {key: value for key, value in node.items() if key in _STRICT}
+    if "oneOf" in node:
+        made["anyOf"] = node["oneOf"]
+    if "const" in node:
+        made["enum"] = [node["const"]]
+    if "enum" in made and "type" not in made:
+        made["type"] = _types(made["enum"])
+    if made.get("type") == "object":
+        made = _closed(made)
+    if not {"type", "anyOf"} & made.keys():
+        raise _NotStrict
+    return {key: value for key, value in made.items() if _is_known(key, value)}
+
+
+def _types(values: list[Any]) -> list[str] | str:
+    """The types of constants, which Pydantic leaves out where they differ."""
+    types = list(dict.fromkeys(_TYPES.get(type(value)) for value in values))
+    names = [name for name in types if name is not None]
+    if len(names) < len(types):
+        raise _NotStrict
+    return names[0] if len(names) == 1 else names
+
+
+def _closed(node: Schema) -> Schema:
+    """An object that has all of its properties and no others."""
+    if node.get("additionalProperties"):
+        raise _NotStrict
+    properties = node.get("properties", {})
+    return {**node, "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _is_known(key: str, value: Any) -> bool:
+    if key == "format":
+        return value in _FORMATS
+    return not (key == "pattern" and _LOOKAROUND.search(value))

@@ -11,6 +11,7 @@ import dagster as dg
 import msgspec
 from pydantic import BaseModel
 
+from ractobatch_dagster.io_manager import table_path, written
 from ractobatch_dagster.metadata import table_metadata
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
@@ -53,12 +54,14 @@ def land(
     for id_, state in states.items():
         mine = [key for key in keys if waiting[key] == id_]
         tables.update(_tables(table.submission(id_), state, mine, spec.template.output_type))
-    shown = {key: table_metadata(tables[key], states[waiting[key]], key) for key in keys}
+    shown = {key: table_metadata(tables[key], states[waiting[key]], key, spec) for key in keys}
     if len(keys) == 1:
         yield dg.MaterializeResult(value=tables[keys[0]], metadata=shown[keys[0]])
         return
     for key, metadata in shown.items():
-        context.add_asset_metadata(metadata, partition_key=key)
+        # an IO manager can only speak of all partitions of a run at once
+        where = written(resource.store, table_path(spec.asset.path, key), len(tables[key]), partitioned=True)
+        context.add_asset_metadata({**where, **metadata}, partition_key=key)
     yield dg.MaterializeResult(value=tables)
 
 

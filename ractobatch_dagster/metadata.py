@@ -10,7 +10,8 @@ import dagster as dg
 
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.requests.frame import PROMPT
-from ractobatch_dagster.spec import SUBMISSION
+from ractobatch_dagster.results.table import answer_names
+from ractobatch_dagster.spec import SUBMISSION, BatchSpec
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import SubmissionState
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["column_schema", "submission_metadata", "table_metadata"]
 
 _PREVIEW_ROWS = 8
-_PREVIEW_COLUMNS = 8
+_PREVIEW_ANSWERS = 6
 _CELL = 60
 
 
@@ -46,9 +47,9 @@ def submission_metadata(state: SubmissionState, key: str | None, dashboard: str 
     }
 
 
-def table_metadata(table: pa.Table, state: SubmissionState, key: str | None) -> dict[str, Any]:
+def table_metadata(table: pa.Table, state: SubmissionState, partition: str | None, spec: BatchSpec) -> dict[str, Any]:
     """What a landed table, or one partition of it, says: outcomes, tokens, cost, and a few rows to look at."""
-    share = state.partition(key)
+    share = state.partition(partition)
     counts = status_counts(table)
     cost = _sum(table, "llm_cost_usd")
     unknown = table["llm_cost_usd"].null_count
@@ -68,7 +69,7 @@ def table_metadata(table: pa.Table, state: SubmissionState, key: str | None) -> 
         "reused_answers": int(_sum(table, "llm_reused")),
         **({"anomalies": dg.MetadataValue.json(state.anomalies)} if state.anomalies else {}),
         "statuses": dg.MetadataValue.md(_status_table(table, counts)),
-        "preview": _preview(table),
+        "preview": _preview(table, spec),
         "dagster/column_schema": column_schema(table.schema),
     }
 
@@ -98,7 +99,9 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
 def _type_name(kind: pa.DataType) -> str:
     import pyarrow as pa
 
-    return f"category of {kind.value_type}" if pa.types.is_dictionary(kind) else str(kind)
+    if pa.types.is_dictionary(kind):
+        return f"category of {kind.value_type}"
+    return "string" if pa.types.is_large_string(kind) else str(kind)
 
 
 def _status_table(table: pa.Table, counts: Mapping[str, int]) -> str:
@@ -111,9 +114,9 @@ def _status_table(table: pa.Table, counts: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _preview(table: pa.Table) -> dg.TableMetadataValue:
-    shown = [name for name in table.column_names if name != PROMPT and not name.startswith("llm_")]
-    shown = [*shown[-_PREVIEW_COLUMNS - 1 : -1], "llm_status"]  # the last is custom_id; the answers stand before it
+def _preview(table: pa.Table, spec: BatchSpec) -> dg.TableMetadataValue:
+    answers = answer_names(spec.template.output_type)[:_PREVIEW_ANSWERS] or ["llm_text"]
+    shown = [*([spec.key] if spec.key else []), PROMPT, *answers, "llm_status"]
     rows = table.select(shown).slice(0, _PREVIEW_ROWS).to_pylist()
     return dg.MetadataValue.table(
         [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in rows],
@@ -128,7 +131,8 @@ def _plain(value: Any) -> str | int | float | bool | None:
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(text.split())
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

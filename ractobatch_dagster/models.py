@@ -40,7 +40,7 @@ RETRYABLE_CODES = frozenset({0, 408, 409, 429})
 """HTTP statuses inside a result line, beside all of 5xx, that say nothing about the request itself."""
 
 
-class BatchStatus(str, Enum):
+class BatchStatus(str, Enum):  # noqa: UP042 - str() of it is ractogateway's
     """Where a batch stands, in the provider's order of events."""
 
     PENDING = "pending"
@@ -61,7 +61,7 @@ class BatchStatus(str, Enum):
 _TERMINAL = frozenset({BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
 
 
-class FinishReason(str, Enum):
+class FinishReason(str, Enum):  # noqa: UP042
     """Why the model stopped."""
 
     STOP = "stop"
@@ -138,15 +138,15 @@ class LLMResponse(BaseModel):
     """One answer.
 
     Attributes:
-        content: The text, with a Markdown fence around the whole of it taken off.
+        content: The text, without the white space and the Markdown fence that may be around the whole of it.
         thinking: The reasoning text, where the provider gives it.
         parsed: The answer as data: an instance of the prompt's output model as a dict, or any JSON object
             or array the text was.
         tool_calls: The tools the model wants called.
         finish_reason: Why the model stopped.
         refusal: The model's own words where it refused.
-        usage: Tokens: `prompt_tokens`, `completion_tokens`, `total_tokens`, and where the provider tells
-            them `cached_tokens` and `reasoning_tokens`.
+        usage: Tokens: `prompt_tokens`, `completion_tokens` and `total_tokens`, 0 where the provider did not tell
+            them, and where it did also `cached_tokens` and `reasoning_tokens`.
         model: The model as served.
         raw: The response body.
     """

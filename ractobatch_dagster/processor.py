@@ -6,26 +6,25 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from ractobatch_dagster.errors import (
     BatchFailedError,
     BatchNotReadyError,
     BatchWaitTimeoutError,
     ConfigurationError,
-    InvalidInputError,
     ProviderError,
-    ProviderNotFoundError,
 )
 from ractobatch_dagster.models import BatchItem, BatchJobInfo, BatchResult, BatchStatus
-from ractobatch_dagster.prompt import Prompt
+from ractobatch_dagster.prompt import Prompt, output_model
 from ractobatch_dagster.provider.client import Account, AsyncProvider, Provider
 from ractobatch_dagster.provider.profile import Profile
 from ractobatch_dagster.provider.remote import RemoteBatch
-from ractobatch_dagster.requests.body import CHAT, RequestTemplate, is_reasoning_model
-from ractobatch_dagster.requests.encode import encode_line
+from ractobatch_dagster.requests.body import CHAT, RequestTemplate
+from ractobatch_dagster.requests.cut import Limits
+from ractobatch_dagster.requests.items import input_file
 from ractobatch_dagster.results.items import item_results
 from ractobatch_dagster.results.lines import BadLine, read_lines
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["OpenAIBatchProcessor"]
 
 _FILE_NAME = "batch_input.jsonl"
-_MAX_ID = 64  # no limit of OpenAI's is documented; this is the least that any Batch API takes
 _MAX_FAILED_POLLS = 5
 
 log = logging.getLogger(__name__)
@@ -92,7 +90,7 @@ class OpenAIBatchProcessor:
         self._provider = Provider(self._account, client=client)
         self._async_client = async_client
         # a client's connections belong to the event loop that made them
-        self._async_providers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncProvider] = WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, _Lifetime] = {}
         self._sent: dict[str, tuple[list[str], type[BaseModel] | None]] = {}
 
     def submit_batch(
@@ -113,14 +111,15 @@ class OpenAIBatchProcessor:
                 message says so.
         """
         template = self._template(prompt)
-        data = _input_file(items, template, self._provider.profile)
+        data = input_file(items, template, _limits(self._provider.profile))
         file_id = self._provider.upload(io.BytesIO(data), _FILE_NAME)
         try:
             remote = self._provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
             if not _certain(error):
-                raise _ambiguous(error, file_id) from error
-            self._provider.delete_file(file_id)
+                raise _with_advice(error, _UNKNOWN.format(file_id)) from error.__cause__
+            with suppress(ProviderError):
+                self._provider.delete_file(file_id)
             raise
         return self._submitted(remote, items, template)
 
@@ -146,7 +145,7 @@ class OpenAIBatchProcessor:
         for file_id in _files(remote):
             self._provider.download(file_id, answers)
             answers.write(b"\n")
-        return item_results(asked, answers.getbuffer(), remote.status, output_type)
+        return item_results(asked, answers.getvalue(), remote.status, output_type)
 
     def submit_and_wait(
         self,
@@ -181,31 +180,36 @@ class OpenAIBatchProcessor:
                 if ended:
                     break
                 time.sleep(wait.pause(poll_interval_s))
-        return self.get_results(job.job_id)
+        try:
+            return self.get_results(job.job_id)
+        except ProviderError as error:
+            raise _with_advice(error, _COLLECT.format(job.job_id)) from error.__cause__
 
     async def asubmit_batch(
         self, items: Sequence[BatchItem], *, prompt: Prompt | str | None = None, completion_window: str = "24h"
     ) -> BatchJobInfo:
         """As `submit_batch`."""
-        template, provider = self._template(prompt), self._async_provider()
-        data = _input_file(items, template, provider.profile)
+        template, provider = self._template(prompt), await self._async_provider()
+        data = input_file(items, template, _limits(provider.profile))
         file_id = await provider.upload(io.BytesIO(data), _FILE_NAME)
         try:
             remote = await provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
             if not _certain(error):
-                raise _ambiguous(error, file_id) from error
-            await provider.delete_file(file_id)
+                raise _with_advice(error, _UNKNOWN.format(file_id)) from error.__cause__
+            with suppress(ProviderError):
+                await provider.delete_file(file_id)
             raise
         return self._submitted(remote, items, template)
 
     async def apoll_status(self, job_id: str) -> BatchJobInfo:
         """As `poll_status`."""
-        return (await self._async_provider().retrieve(job_id)).job_info(self.provider)
+        provider = await self._async_provider()
+        return (await provider.retrieve(job_id)).job_info(self.provider)
 
     async def aget_results(self, job_id: str) -> list[BatchResult]:
         """As `get_results`."""
-        provider = self._async_provider()
+        provider = await self._async_provider()
         remote = _ended(await provider.retrieve(job_id))
         asked, output_type = self._asked(job_id)
         if asked is None and remote.input_file_id:
@@ -214,7 +218,7 @@ class OpenAIBatchProcessor:
         for file_id in _files(remote):
             await provider.download(file_id, answers)
             answers.write(b"\n")
-        return item_results(asked, answers.getbuffer(), remote.status, output_type)
+        return item_results(asked, answers.getvalue(), remote.status, output_type)
 
     async def asubmit_and_wait(
         self,
@@ -236,13 +240,19 @@ class OpenAIBatchProcessor:
                 if ended:
                     break
                 await asyncio.sleep(wait.pause(poll_interval_s))
-        return await self.aget_results(job.job_id)
+        try:
+            return await self.aget_results(job.job_id)
+        except ProviderError as error:
+            raise _with_advice(error, _COLLECT.format(job.job_id)) from error.__cause__
 
-    def _async_provider(self) -> AsyncProvider:
+    async def _async_provider(self) -> AsyncProvider:
+        """The provider of the running event loop."""
         loop = asyncio.get_running_loop()
-        if loop not in self._async_providers:
-            self._async_providers[loop] = AsyncProvider(self._account, client=self._async_client)
-        return self._async_providers[loop]
+        if loop not in self._loops:
+            self._loops = {old: its for old, its in self._loops.items() if not old.is_closed()}
+            self._loops[loop] = _Lifetime(AsyncProvider(self._account, client=self._async_client))
+            await self._loops[loop].begin()
+        return self._loops[loop].provider
 
     def _template(self, prompt: Prompt | str | None) -> RequestTemplate:
         chosen = self._default_prompt if prompt is None else prompt
@@ -258,26 +268,48 @@ class OpenAIBatchProcessor:
 
     def _asked(self, job_id: str) -> tuple[list[str] | None, type[BaseModel] | None]:
         """The batch's `custom_id`s and output model, if this processor sent it."""
-        from ractobatch_dagster.prompt import output_model
-
         return self._sent.get(job_id, (None, output_model(self._default_prompt)))
 
     def _custom_ids(self, input_file_id: str) -> list[str] | None:
-        """The `custom_id`s in an input file; `None` if it is gone."""
+        """The `custom_id`s in an input file; `None` if it is gone, or not handed out."""
         sent = io.BytesIO()
         try:
             self._provider.download(input_file_id, sent)
-        except ProviderNotFoundError:
+        except ProviderError as error:
+            if not _certain(error):
+                raise
             return None
         return _ids(sent)
 
     async def _acustom_ids(self, input_file_id: str) -> list[str] | None:
         sent = io.BytesIO()
+        provider = await self._async_provider()
         try:
-            await self._async_provider().download(input_file_id, sent)
-        except ProviderNotFoundError:
+            await provider.download(input_file_id, sent)
+        except ProviderError as error:
+            if not _certain(error):
+                raise
             return None
         return _ids(sent)
+
+
+class _Lifetime:
+    """An asynchronous provider whose connections are closed when its event loop shuts down, as `asyncio.run` does."""
+
+    def __init__(self, provider: AsyncProvider) -> None:
+        self.provider = provider
+        self._generator = self._live()
+
+    async def begin(self) -> None:
+        """Have the running event loop know of it."""
+        await self._generator.__anext__()
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        # a loop that shuts down closes the asynchronous generators that were begun in it
+        try:
+            yield
+        finally:
+            await self.provider.close()
 
 
 class _Wait:
@@ -314,7 +346,8 @@ class _Wait:
             ProviderError: Looking again is of no use, or too many looks in a row have failed.
         """
         self._failures += 1
-        if _certain(error) or self._failures >= _MAX_FAILED_POLLS:
+        hopeless = _certain(error) and error.status_code != 429
+        if hopeless or self._failures >= _MAX_FAILED_POLLS:
             raise error
         log.warning("Looking at batch %s failed, trying again: %s", self._job_id, error)
         return False
@@ -334,74 +367,6 @@ class _Wait:
         return min(poll_interval_s, left)
 
 
-def _input_file(items: Sequence[BatchItem], template: RequestTemplate, profile: Profile) -> bytes:
-    """The items as an input file.
-
-    Raises:
-        InvalidInputError: One of them cannot be sent, or there are none, or more than one batch takes.
-    """
-    if not items:
-        raise InvalidInputError("There are no items to send.")
-    if len(items) > profile.max_requests:
-        raise InvalidInputError(
-            f"{len(items):,} items are more than the {profile.max_requests:,} that one batch takes. Send several "
-            "batches, or use `batch_asset`, which does.",
-            row=profile.max_requests,
-        )
-    lines: list[bytes] = []
-    first: dict[str, int] = {}
-    models: dict[Any, int] = {}
-    size = 0
-    for row, item in enumerate(items):
-        where = f"item {row} (custom_id {item.custom_id!r})"
-        if len(item.custom_id) > _MAX_ID:
-            raise InvalidInputError(
-                f"The custom_id of item {row} has {len(item.custom_id)} characters, and {_MAX_ID} is the limit: "
-                f"{item.custom_id[:_MAX_ID]!r}…",
-                custom_id=item.custom_id,
-                row=row,
-            )
-        if first.setdefault(item.custom_id, row) != row:
-            raise InvalidInputError(
-                f"Items {first[item.custom_id]} and {row} have the same custom_id {item.custom_id!r}.",
-                custom_id=item.custom_id,
-                row=row,
-            )
-        try:
-            body = _body(item, template)
-            lines.append(encode_line(item.custom_id, body, endpoint=CHAT))
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{where}: {error}", custom_id=item.custom_id, row=row) from error
-        models.setdefault(body.get("model"), row)
-        if len(models) > 1:
-            raise InvalidInputError(
-                f"{where} asks for model {body.get('model')!r} and the items before it for "
-                f"{next(iter(models))!r}; one batch takes one model.",
-                custom_id=item.custom_id,
-                row=row,
-            )
-        size += len(lines[-1])
-        if size > profile.max_bytes:
-            raise InvalidInputError(
-                f"Up to {where} the requests are {size:,} bytes, and one batch takes {profile.max_bytes:,}. Send "
-                "several batches, or use `batch_asset`, which does.",
-                custom_id=item.custom_id,
-                row=row,
-            )
-    return b"".join(lines)
-
-
-def _body(item: BatchItem, template: RequestTemplate) -> dict[str, Any]:
-    """The item's body. A reasoning model gets a temperature only where one was asked for, as it takes none."""
-    asked = "temperature" in item.model_fields_set or not is_reasoning_model(template.model)
-    return template.body(
-        item.user_message,
-        temperature=item.temperature if asked else None,
-        max_tokens=item.max_tokens,
-        extra=item.extra,
-    )
-
-
 def _create(file_id: str, completion_window: str) -> dict[str, Any]:
     return {"input_file_id": file_id, "endpoint": CHAT, "completion_window": completion_window, "metadata": None}
 
@@ -411,13 +376,18 @@ def _certain(error: ProviderError) -> bool:
     return error.status_code is not None and 400 <= error.status_code < 500 and error.status_code not in (408, 409)
 
 
-def _ambiguous(error: ProviderError, file_id: str) -> ProviderError:
-    return type(error)(
-        f"{error}. Whether the batch was created is not known: look for one with input file {file_id} before you send "
-        "these items again.",
-        status_code=error.status_code,
-        code=error.code,
-    )
+def _with_advice(error: ProviderError, advice: str) -> ProviderError:
+    return type(error)(f"{error}. {advice}", status_code=error.status_code, code=error.code)
+
+
+_UNKNOWN = (
+    "Whether the batch was created is not known: look for one with input file {} before you send these items again."
+)
+_COLLECT = "The batch has ended: get_results({!r}) collects it."
+
+
+def _limits(profile: Profile) -> Limits:
+    return Limits(profile.max_requests, profile.max_bytes)
 
 
 def _ended(remote: RemoteBatch) -> RemoteBatch:

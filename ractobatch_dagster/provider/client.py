@@ -99,7 +99,7 @@ class Provider:
     def upload(self, source: IO[bytes], name: str) -> str:
         """Upload an input file and return its id. Repeating it costs no money, so the client may."""
         with translated(f"uploading {name}"):
-            return self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch").id
+            return _file_id(self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch"))
 
     def create(
         self, *, input_file_id: str, endpoint: str, completion_window: str, metadata: Mapping[str, str] | None
@@ -209,7 +209,7 @@ class AsyncProvider:
     async def upload(self, source: IO[bytes], name: str) -> str:
         """As `Provider.upload`."""
         with translated(f"uploading {name}"):
-            return (await self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch")).id
+            return _file_id(await self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch"))
 
     async def create(
         self, *, input_file_id: str, endpoint: str, completion_window: str, metadata: Mapping[str, str] | None
@@ -230,6 +230,11 @@ class AsyncProvider:
         """As `Provider.retrieve`."""
         with translated(f"looking at batch {batch_id}"):
             return read_batch(await self.client.batches.retrieve(batch_id))
+
+    async def close(self) -> None:
+        """Close the client's connections, unless the client is somebody else's."""
+        if self._given is None and "client" in self.__dict__:
+            await self.client.close()
 
     async def delete_file(self, file_id: str) -> None:
         """As `Provider.delete_file`."""
@@ -268,6 +273,12 @@ class AsyncProvider:
 
 def _identity(profile: Profile, base_url: str) -> str:
     return "local" if profile.kind == "local" else f"{profile.kind} {base_url.rstrip('/')}"
+
+
+def _file_id(file: Any) -> str:
+    if not getattr(file, "id", None):
+        raise ProviderError(f"[openai] the reply is no file but {file!r:.200}. Is the base URL right?")
+    return str(file.id)
 
 
 def _create_arguments(

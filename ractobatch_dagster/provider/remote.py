@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.models import BatchJobInfo, BatchStatus
 
 __all__ = ["Issue", "Page", "RemoteBatch", "read_batch", "read_status"]
@@ -91,9 +92,16 @@ def read_status(word: object) -> BatchStatus:
 
 
 def read_batch(batch: Any) -> RemoteBatch:
-    """A batch as the `openai` client returns it; its fields are not validated there, and any may be missing."""
+    """A batch as the `openai` client returns it; its fields are not validated there, and any may be missing.
+
+    Raises:
+        ProviderError: It is no batch at all, but for example a web page.
+    """
+    if not getattr(batch, "id", None):
+        raise ProviderError(f"[openai] the reply is no batch but {batch!r:.200}. Is the base URL right?")
     counts = getattr(batch, "request_counts", None)
     errors = getattr(getattr(batch, "errors", None), "data", None) or ()
+    metadata = getattr(batch, "metadata", None)
     return RemoteBatch(
         id=str(batch.id),
         status=read_status(getattr(batch, "status", None)),
@@ -105,7 +113,7 @@ def read_batch(batch: Any) -> RemoteBatch:
         completed=_count(counts, "completed"),
         failed=_count(counts, "failed"),
         issues=tuple(_issue(one) for one in errors),
-        metadata={str(k): str(v) for k, v in (getattr(batch, "metadata", None) or {}).items()},
+        metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, Mapping) else {},
         raw=batch,
     )
 

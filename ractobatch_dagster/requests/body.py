@@ -16,7 +16,8 @@ __all__ = ["CHAT", "RequestTemplate", "is_reasoning_model"]
 
 CHAT = "/v1/chat/completions"
 
-_REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|\d\d))(?!.*-chat)", re.IGNORECASE)
+# o1, o3-mini, gpt-5.1, openai/gpt-10, but not gpt-35-turbo, which is Azure's name for 3.5
+_REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|[12]\d))(?!\d|.*-chat)", re.IGNORECASE)
 
 
 def is_reasoning_model(model: str) -> bool:
@@ -62,12 +63,14 @@ class RequestTemplate:
     ) -> dict[str, Any]:
         """The body of one request; what is given here goes before what the template says."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        body: dict[str, Any] = {"model": self.model, "messages": [*system, {"role": "user", "content": text}]}
-        if self.output_type is not None:
-            body["response_format"] = response_format(self.output_type)
-        if (degree := self.temperature if temperature is None else temperature) is not None:
-            body["temperature"] = degree
-        if (most := self.max_tokens if max_tokens is None else max_tokens) is not None:
-            body["max_completion_tokens" if is_reasoning_model(self.model) else "max_tokens"] = most
-        body.update({**self.extra, **(extra or {})})
+        given = {"model": self.model, **self.extra, **(extra or {})}
+        most = "max_completion_tokens" if is_reasoning_model(str(given["model"])) else "max_tokens"
+        body = {
+            "model": self.model,
+            "messages": [*system, {"role": "user", "content": text}],
+            "response_format": response_format(self.output_type) if self.output_type else None,
+            "temperature": self.temperature if temperature is None else temperature,
+            most: self.max_tokens if max_tokens is None else max_tokens,
+            **given,
+        }
         return {key: value for key, value in body.items() if value is not None}

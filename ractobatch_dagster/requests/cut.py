@@ -61,11 +61,13 @@ class Cutter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._finish()
-        elif self._file is not None:
-            self._file.close()
-        self._folder.cleanup()
+        try:
+            if kind is None:
+                self._finish()
+            elif self._file is not None:
+                self._file.close()
+        finally:
+            self._folder.cleanup()
 
     def add(self, line: bytes, *, what: str) -> None:
         """Append one line, its line feed included.

@@ -40,9 +40,11 @@ def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
             frame = frame.fetch_arrow_table()
         if hasattr(frame, "__arrow_c_stream__"):
             return _plain_text(pa.table(frame)).replace_schema_metadata(None)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:  # Arrow's own errors among them
         reason = "; ".join(str(part) for part in error.args)
-        raise InvalidInputError(f"A column of {what} cannot become Arrow: {reason}. Give it one type.") from error
+        raise InvalidInputError(
+            f"A column of {what} cannot become Arrow: {reason}. Give it one type, and a name of its own."
+        ) from error
     raise InvalidInputError(
         f"{what[0].upper()}{what[1:]} is a {type(frame).__name__}. Return a DataFrame: pandas, Polars, PyArrow, "
         "DuckDB, or anything else with `__arrow_c_stream__`."
@@ -138,7 +140,7 @@ def _check_key(table: pa.Table, key: str, where: str) -> None:
         counts = pc.value_counts(keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys)
     except pa.ArrowNotImplementedError as error:
         raise InvalidInputError(f"{where}: column {key!r} of type {keys.type} cannot identify rows.") from error
-    several = [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1]
+    several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if several:
         shown = ", ".join(repr(value) for value in several[:5])
         raise InvalidInputError(

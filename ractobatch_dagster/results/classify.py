@@ -148,6 +148,8 @@ def parse_text(text: str | None, output_type: type[BaseModel]) -> tuple[BaseMode
         place = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         return None, f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+    except Exception as error:  # noqa: BLE001 (a validator of the user's may raise anything, and the answer is paid for)
+        return None, f"{type(error).__name__}: {error}"
 
 
 def parse_json(text: str) -> dict[str, Any] | list[Any] | None:
@@ -188,14 +190,14 @@ def _text(value: Any) -> str | None:
 
 
 def _int(value: Any) -> int | None:
-    """A count that 64 bits can hold; some servers write it as text, or as a float."""
+    """A count that 64 bits can hold, never below 0; some servers write it as text, or as a float."""
     if isinstance(value, bool):
         return None
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if abs(number) < 1 << 63 else None
+    return number if 0 <= number < 1 << 63 else None
 
 
 _NOTHING_SAID = {"code": "no_answer", "message": "The provider answered nothing."}

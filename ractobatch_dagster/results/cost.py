@@ -23,10 +23,11 @@ def batch_cost(
 
     if not model or prompt_tokens is None or completion_tokens is None:
         return None
-    usage = Usage(input_tokens=prompt_tokens, output_tokens=completion_tokens, cache_read_tokens=cached_tokens or 0)
+    cached = min(cached_tokens or 0, prompt_tokens)
     try:
+        usage = Usage(input_tokens=prompt_tokens, output_tokens=completion_tokens, cache_read_tokens=cached)
         price = calc_price(usage, model, provider_id="openai", price_context={"processing": "batch"})
-    except LookupError:
+    except (LookupError, ValueError):  # no such model, or counts that cannot be
         return None
     if not any(variant.when.get("processing") == "batch" for variant in price.model.price_variants or ()):
         return None  # only the synchronous price is known, and that is another one

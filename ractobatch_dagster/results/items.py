@@ -24,7 +24,7 @@ _FINISH = {
 
 
 def item_results(
-    asked: Sequence[str] | None, answers: bytes | memoryview, status: BatchStatus, output_type: type[BaseModel] | None
+    asked: Sequence[str] | None, answers: bytes, status: BatchStatus, output_type: type[BaseModel] | None
 ) -> list[BatchResult]:
     """One result per item, in the items' order.
 
@@ -34,7 +34,7 @@ def item_results(
         status: How the batch ended.
         output_type: What answers must be instances of.
     """
-    lines = list(read_lines([bytes(answers)]))
+    lines = list(read_lines([answers]))
     if asked is None:
         asked = [str(line["custom_id"]) for line in lines if not isinstance(line, BadLine) and "custom_id" in line]
     outcomes, _ = join_lines(asked, lines, status)
@@ -56,32 +56,38 @@ def _result(outcome: Outcome, output_type: type[BaseModel] | None) -> BatchResul
     if output_type is not None and outcome.status in ("ok", "truncated") and not response.tool_calls:
         value, problem = parse_text(outcome.text, output_type)
         if value is not None:
-            response.parsed = value.model_dump(mode="json")
+            response.parsed = _as_data(value)
         elif outcome.status == "ok":
             result.status, result.error_code, result.error = "invalid_output", "invalid_output", problem
     elif outcome.status == "truncated":
-        result.error = None  # a text is of use even where it is cut off; `finish_reason` tells
+        result.error = result.error_code = None  # a text is of use even where it is cut off; `finish_reason` tells
     return result
 
 
+def _as_data(value: BaseModel) -> dict[str, Any] | list[Any] | None:
+    """What the model's own `model_validate` takes back; `None` for a root model that is neither object nor array."""
+    data = value.model_dump(mode="json", by_alias=True)
+    return data if isinstance(data, (dict, list)) else None
+
+
 def _response(outcome: Outcome) -> LLMResponse:
-    text = None if outcome.text is None else without_fence(outcome.text)
-    usage = {
-        "prompt_tokens": outcome.prompt_tokens,
-        "completion_tokens": outcome.completion_tokens,
-        "total_tokens": _total(outcome),
-        "cached_tokens": outcome.cached_tokens,
-        "reasoning_tokens": outcome.reasoning_tokens,
-    }
+    text = None if outcome.text is None else without_fence(outcome.text).strip()
+    asked, made = outcome.prompt_tokens or 0, outcome.completion_tokens or 0
+    details = {"cached_tokens": outcome.cached_tokens, "reasoning_tokens": outcome.reasoning_tokens}
     line = outcome.line or {}
     return LLMResponse(
-        content=None if outcome.refusal and text == outcome.refusal else text,
+        content=None if outcome.refusal and outcome.text == outcome.refusal else text,
         thinking=outcome.thinking,
         parsed=parse_json(text) if text else None,
         tool_calls=[call for one in outcome.tool_calls if (call := _tool_call(one)) is not None],
         finish_reason=_finish(outcome),
         refusal=outcome.refusal,
-        usage={name: count for name, count in usage.items() if count is not None},
+        usage={
+            "prompt_tokens": asked,
+            "completion_tokens": made,
+            "total_tokens": asked + made,
+            **{name: count for name, count in details.items() if count is not None},
+        },
         model=outcome.model,
         raw=line.get("response", {}).get("body"),
     )
@@ -91,12 +97,6 @@ def _finish(outcome: Outcome) -> FinishReason:
     if outcome.finish_reason is None:
         return FinishReason.TOOL_CALL if outcome.tool_calls else FinishReason.STOP
     return _FINISH.get(outcome.finish_reason, FinishReason.STOP)
-
-
-def _total(outcome: Outcome) -> int | None:
-    if outcome.prompt_tokens is None or outcome.completion_tokens is None:
-        return None
-    return outcome.prompt_tokens + outcome.completion_tokens
 
 
 def _tool_call(call: Any) -> ToolCallResult | None:

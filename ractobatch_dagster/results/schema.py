@@ -6,10 +6,9 @@ import datetime as dt
 import enum
 import json
 import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
@@ -25,7 +24,10 @@ Convert = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One Arrow column: its name and type, and how a validated Python value becomes what Arrow takes."""
+    """One Arrow column: its name and type, and how a validated Python value becomes what Arrow takes.
+
+    `convert` raises `ValueError` where the type cannot hold the value.
+    """
 
     name: str
     type: pa.DataType
@@ -81,7 +83,7 @@ def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[type, ..
         return pa.string(), _json_text
     if origin is Literal:
         return _constants(args)
-    if origin in (list, set, frozenset, tuple, typing.Sequence) or annotation in (list, set, frozenset, tuple):
+    if origin in (list, set, frozenset, tuple, Sequence) or annotation in (list, set, frozenset, tuple):
         return _sequence(origin or annotation, args, inside)
     if origin in (dict, Mapping) and len(args) == 2 and args[0] is str:
         value, convert = _arrow(args[1], (), inside)
@@ -115,7 +117,7 @@ def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[type, ...]) -
     # bool before int, datetime before date: each is a subclass of the other
     simple: list[tuple[type, pa.DataType, Convert]] = [
         (bool, pa.bool_(), _same),
-        (int, pa.int64(), _same),
+        (int, pa.int64(), _int64),
         (float, pa.float64(), _same),
         (str, pa.string(), str),
         (bytes, pa.binary(), _same),
@@ -162,11 +164,26 @@ def _constants(values: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
 def _decimal(constraints: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
-    digits = next((c.max_digits for c in constraints if getattr(c, "max_digits", None)), 38)
-    places = next((c.decimal_places for c in constraints if getattr(c, "decimal_places", None) is not None), 9)
-    unit = Decimal(1).scaleb(-places)
-    return pa.decimal128(min(digits, 38), places), lambda value: value.quantize(unit)
+    declared = {name: getattr(one, name, None) for one in constraints for name in ("max_digits", "decimal_places")}
+    digits, places = 38, 9
+    if (given := declared.get("decimal_places")) is not None:
+        digits, places = min(declared.get("max_digits") or 38, 38), given
+    unit, context = Decimal(1).scaleb(-places), Context(prec=digits)
+
+    def convert(value: Decimal) -> Decimal:
+        try:
+            return value.quantize(unit, context=context)
+        except InvalidOperation as error:
+            raise ValueError(f"{value} has more than {digits - places} digits before the point") from error
+
+    return pa.decimal128(digits, places), convert
+
+
+def _int64(value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{value} does not fit into 64 bits")
+    return value
 
 
 def _utc(value: dt.datetime) -> dt.datetime:
-    return value if value.tzinfo else value.replace(tzinfo=dt.timezone.utc)
+    return value if value.tzinfo else value.replace(tzinfo=dt.UTC)

@@ -107,14 +107,17 @@ def result_table(
 def _typed(
     row: dict[str, Any], output_type: type[BaseModel] | None, columns: Sequence[Column]
 ) -> dict[str, Any] | None:
-    """The answer's columns; marks the outcome `invalid_output` where the text does not fit the model."""
+    """The answer's columns; marks the outcome `invalid_output` where the text fits neither the model nor them."""
     if output_type is None or row["status"] != "ok":
         return None
     value, problem = parse_text(row["text"], output_type)
-    if value is None:
-        row["status"], row["error_code"], row["error"] = "invalid_output", "invalid_output", problem
-        return None
-    return {column.name: column.convert(getattr(value, column.name)) for column in columns}
+    try:
+        if value is not None:
+            return {column.name: column.convert(getattr(value, column.name)) for column in columns}
+    except (ValueError, TypeError, ArithmeticError) as error:
+        problem = str(error)
+    row["status"], row["error_code"], row["error"] = "invalid_output", "invalid_output", problem
+    return None
 
 
 def _llm_row(outcome: dict[str, Any] | None, *, copy: bool, asked: bool) -> dict[str, Any]:

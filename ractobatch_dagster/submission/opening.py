@@ -201,7 +201,7 @@ def _seal(
     import pyarrow as pa
 
     created_at = now()
-    stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S")
+    stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
     files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
     known = _known(table, state, partitions) if terms.reuse else {}
 
