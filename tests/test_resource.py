@@ -1,0 +1,114 @@
+"""The resource: its key stays hidden, and what cannot work is said before anything is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from ractobatch_dagster import BatchItem, ConfigurationError, OpenAIBatchResource, batch_asset
+from ractobatch_dagster.local import LocalServer, stop_server
+from tests.project import Project, failure
+
+KEY = "sk-very-secret"
+
+
+def test_the_key_is_never_shown(tmp_path: Path) -> None:
+    """Neither the resource nor what it builds prints its key."""
+    resource = OpenAIBatchResource(
+        api_key=KEY, root=str(tmp_path), default_headers={"x": KEY}, store_options={"aws_secret_access_key": KEY}
+    )
+    shown = [repr(resource), str(resource), repr(resource.get_provider()), repr(resource.store)]
+    assert all(KEY not in text for text in shown)
+
+
+def test_the_key_is_in_no_file_and_no_event(batch_server: LocalServer, tmp_path: Path) -> None:
+    """After a whole submission the key is found neither in the store nor in Dagster's own storage."""
+    asked = batch_asset(model="gpt-4o-mini", name="asked")(lambda: pd.DataFrame({"user_message": ["a"]}))
+    with LocalServer(tmp_path / "server", api_key=KEY) as server:
+        project = Project(server, tmp_path / "dagster", asked.assets)
+        project.run("asked_submission")
+        project.land()
+    files = [path for path in (tmp_path / "dagster").rglob("*") if path.is_file()]
+    assert any(path.name == "rows.parquet" for path in files)
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_missing_key_is_said(tmp_path: Path) -> None:
+    """Without a key nothing starts, and the message names the variable."""
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+        OpenAIBatchResource(root=str(tmp_path)).get_provider()
+
+
+def test_an_unknown_provider_is_said(tmp_path: Path) -> None:
+    """A typo in `provider` names the ones there are."""
+    with pytest.raises(ConfigurationError, match="compatible"):
+        OpenAIBatchResource(root=str(tmp_path), api_key="x", provider="opennai").get_provider()
+
+
+@pytest.mark.parametrize(
+    ("base_url", "kind"),
+    [
+        (None, "openai"),
+        ("https://eu.api.openai.com/v1", "openai"),
+        ("https://name.openai.azure.com/openai/v1/", "azure"),
+        ("http://localhost:8000/v1", "compatible"),
+    ],
+)
+def test_the_kind_of_provider_is_told_from_its_address(tmp_path: Path, base_url: str | None, kind: str) -> None:
+    """Known hosts have their own limits; every other server is a compatible one."""
+    resource = OpenAIBatchResource(root=str(tmp_path), api_key="x", base_url=base_url)
+    assert resource.get_provider().profile.kind == kind
+
+
+def test_limits_can_only_be_made_smaller(tmp_path: Path) -> None:
+    """A wish above the provider's limit stays at the limit."""
+    resource = OpenAIBatchResource(
+        root=str(tmp_path), api_key="x", max_requests_per_batch=10**9, max_bytes_per_batch=1_000
+    )
+    assert (resource.limits().max_requests, resource.limits().max_bytes) == (50_000, 1_000)
+
+
+def test_local_provider_starts_a_server_of_its_own(tmp_path: Path) -> None:
+    """With `provider="local"` neither a key nor an address is needed; every process finds the same server."""
+    asked = batch_asset(model="gpt-4o-mini", name="asked")(lambda: pd.DataFrame({"user_message": ["a"]}))
+    with LocalServer(tmp_path / "unused") as unused:
+        project = Project(
+            unused, tmp_path, asked.assets, provider="local", api_key=None, base_url=None, local_seconds=0.0
+        )
+        try:
+            result = project.run("asked_submission")
+            assert result.success, failure(result)
+            project.land()
+        finally:
+            stop_server(tmp_path / "store" / "local-server")
+        assert project.submissions("asked")[0].provider == "local"
+        assert project.load("asked")["llm_status"].tolist() == ["ok"]
+        assert not unused.batches()
+
+
+def test_local_provider_needs_a_directory() -> None:
+    """On an object store its state would have no place."""
+    with pytest.raises(ConfigurationError, match="ractobatch serve"):
+        OpenAIBatchResource(root="memory:///", provider="local").get_provider()
+
+
+def test_the_key_may_be_an_environment_variable(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`EnvVar` is resolved when a run starts."""
+    monkeypatch.setenv("MY_KEY", batch_server.api_key)
+    asked = batch_asset(model="gpt-4o-mini", name="asked")(lambda: pd.DataFrame({"user_message": ["a"]}))
+    project = Project(batch_server, tmp_path, asked.assets, api_key=dg.EnvVar("MY_KEY"))
+    result = project.run("asked_submission")
+    assert result.success, failure(result)
+
+
+def test_processor_uses_the_same_account(batch_server: LocalServer, tmp_path: Path) -> None:
+    """One batch at a time, inside an asset or op of one's own."""
+    resource = OpenAIBatchResource(api_key=batch_server.api_key, base_url=batch_server.base_url, root=str(tmp_path))
+    processor = resource.processor(default_prompt="Answer briefly.")
+    (result,) = processor.submit_and_wait([BatchItem(custom_id="q", user_message="2+2?")], poll_interval_s=0.01)
+    assert result.ok
