@@ -189,7 +189,7 @@ def _shorten(messages: list[Json], given: int, excess: int) -> bool:
     if longest is None:
         return False
     text, everything = longest["content"], sum(len(message["content"]) for message in messages)
-    kept = len(text) - int(1.1 * excess * everything / given) - len(_CUT)
+    kept = int(0.95 * (len(text) - excess * everything / given)) - len(_CUT)
     if kept < 2:
         return False
     longest["content"] = text[: kept - kept // 2] + _CUT + text[-(kept // 2) :]
