@@ -167,9 +167,7 @@ def _read_file(path: Path) -> pd.DataFrame:
     else:
         raise ReviewsError(f"{path.name!r} is neither a `.csv`, `.tsv` nor a `.parquet` file.")
     if "review" not in frame:
-        raise ReviewsError(
-            f"{path.name!r} has no column `review`; it has {', '.join(map(repr, frame.columns))}."
-        )
+        raise ReviewsError(f"{path.name!r} has no column `review`; it has {', '.join(map(repr, frame.columns))}.")
     empty = frame["review"].isna() | (frame["review"].astype(str).str.strip() == "")
     if empty.any():
         raise ReviewsError(f"{path.name!r} has no text in `review` in row {int(empty.to_numpy().argmax())}.")

@@ -99,7 +99,7 @@ def _strict_node(node: Schema) -> Schema:
         made["type"] = _types(made["enum"])
     if made.get("type") == "object":
         made = _closed(made)
-    if not {"type", "anyOf"} & made.keys():
+    if not {"type", "anyOf"} & made.keys() or (made.get("type") == "array" and "items" not in made):
         raise _NotStrict
     return {key: value for key, value in made.items() if _is_known(key, value)}
 

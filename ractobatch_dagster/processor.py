@@ -6,8 +6,8 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ractobatch_dagster.errors import (
@@ -140,7 +140,10 @@ class OpenAIBatchProcessor:
         remote = _ended(self._provider.retrieve(job_id))
         asked, output_type = self._asked(job_id)
         if asked is None and remote.input_file_id:
-            asked = self._custom_ids(remote.input_file_id)
+            sent = io.BytesIO()
+            with _unless_refused():
+                self._provider.download(remote.input_file_id, sent)
+                asked = _ids(sent)
         answers = io.BytesIO()
         for file_id in _files(remote):
             self._provider.download(file_id, answers)
@@ -213,7 +216,10 @@ class OpenAIBatchProcessor:
         remote = _ended(await provider.retrieve(job_id))
         asked, output_type = self._asked(job_id)
         if asked is None and remote.input_file_id:
-            asked = await self._acustom_ids(remote.input_file_id)
+            sent = io.BytesIO()
+            with _unless_refused():
+                await provider.download(remote.input_file_id, sent)
+                asked = _ids(sent)
         answers = io.BytesIO()
         for file_id in _files(remote):
             await provider.download(file_id, answers)
@@ -269,28 +275,6 @@ class OpenAIBatchProcessor:
     def _asked(self, job_id: str) -> tuple[list[str] | None, type[BaseModel] | None]:
         """The batch's `custom_id`s and output model, if this processor sent it."""
         return self._sent.get(job_id, (None, output_model(self._default_prompt)))
-
-    def _custom_ids(self, input_file_id: str) -> list[str] | None:
-        """The `custom_id`s in an input file; `None` if it is gone, or not handed out."""
-        sent = io.BytesIO()
-        try:
-            self._provider.download(input_file_id, sent)
-        except ProviderError as error:
-            if not _certain(error):
-                raise
-            return None
-        return _ids(sent)
-
-    async def _acustom_ids(self, input_file_id: str) -> list[str] | None:
-        sent = io.BytesIO()
-        provider = await self._async_provider()
-        try:
-            await provider.download(input_file_id, sent)
-        except ProviderError as error:
-            if not _certain(error):
-                raise
-            return None
-        return _ids(sent)
 
 
 class _Lifetime:
@@ -374,6 +358,16 @@ def _create(file_id: str, completion_window: str) -> dict[str, Any]:
 def _certain(error: ProviderError) -> bool:
     """Whether the provider has surely not done, and will not do, what it was asked."""
     return error.status_code is not None and 400 <= error.status_code < 500 and error.status_code not in (408, 409)
+
+
+@contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Do what is inside, unless the provider surely refuses to: an input file may be gone, or not be handed out."""
+    try:
+        yield
+    except ProviderError as error:
+        if not _certain(error):
+            raise
 
 
 def _with_advice(error: ProviderError, advice: str) -> ProviderError:

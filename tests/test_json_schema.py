@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr
 
 from ractobatch_dagster.json_schema import prompt_schema, response_format
 
-
 T = TypeVar("T")
 
 

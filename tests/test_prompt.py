@@ -240,5 +240,5 @@ def test_messages_with_files() -> None:
 @pytest.mark.parametrize(("provider", "file"), [("anthropic", ZIP), ("ollama", ZIP), ("ollama", PDF), ("bard", PNG)])
 def test_what_a_provider_cannot_take_is_refused(provider: str, file: RactoFile) -> None:
     """An unknown provider, or a file it cannot take, is a ValueError that says so."""
-    with pytest.raises(ValueError, match="zip|pdf|bard"):
+    with pytest.raises(ValueError, match=r"zip|pdf|bard"):
         user(provider, file)

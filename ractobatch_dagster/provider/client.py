@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError
 from ractobatch_dagster.provider.profile import PROFILES, Kind, Profile, kind_of
@@ -39,7 +40,8 @@ class Account:
     kind: Kind | None = None
 
     def __repr__(self) -> str:
-        return f"Account(base_url={self.base_url!r}, kind={self.kind!r})"  # the key stays out of every log
+        # the key stays out of every log, and so does a password in the address
+        return f"Account(base_url={_without_password(self.base_url or '')!r}, kind={self.kind!r})"
 
     def options(self) -> dict[str, Any]:
         """The arguments for `openai.OpenAI` and `openai.AsyncOpenAI`."""
@@ -272,7 +274,12 @@ class AsyncProvider:
 
 
 def _identity(profile: Profile, base_url: str) -> str:
-    return "local" if profile.kind == "local" else f"{profile.kind} {base_url.rstrip('/')}"
+    return "local" if profile.kind == "local" else f"{profile.kind} {_without_password(base_url).rstrip('/')}"
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _file_id(file: Any) -> str:
@@ -299,7 +306,7 @@ def _length(headers: Mapping[str, str]) -> int | None:
 
 
 def _check_length(file_id: str, size: int, expected: Any) -> None:
-    if isinstance(expected, int) and size != expected:
+    if isinstance(expected, int) and size < expected:
         raise ProviderError(f"Downloading file {file_id} broke off after {size:,} of {expected:,} bytes.")
 
 

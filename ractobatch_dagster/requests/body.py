@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,6 +16,8 @@ from ractobatch_dagster.prompt import Prompt, compiled, output_model
 __all__ = ["CHAT", "RequestTemplate", "is_reasoning_model"]
 
 CHAT = "/v1/chat/completions"
+
+_response_format = lru_cache(maxsize=32)(response_format)  # every row of a batch has the same
 
 # o1, o3-mini, gpt-5.1, openai/gpt-10, but not gpt-35-turbo, which is Azure's name for 3.5
 _REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|[12]\d))(?!\d|.*-chat)", re.IGNORECASE)
@@ -68,7 +71,7 @@ class RequestTemplate:
         body = {
             "model": self.model,
             "messages": [*system, {"role": "user", "content": text}],
-            "response_format": response_format(self.output_type) if self.output_type else None,
+            "response_format": _response_format(self.output_type) if self.output_type else None,
             "temperature": self.temperature if temperature is None else temperature,
             most: self.max_tokens if max_tokens is None else max_tokens,
             **given,

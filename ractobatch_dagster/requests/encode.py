@@ -42,5 +42,5 @@ def _json(value: Any, *, sort_keys: bool = False) -> bytes:
         raise InvalidInputError(
             f"the text holds half a character ({error.object[error.start]!r}) that no UTF-8 has"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInputError(f"the request cannot be written as JSON: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import InvalidInputError
@@ -36,8 +36,6 @@ def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
             return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
         if module == "polars" and hasattr(frame, "collect"):
             frame = frame.collect()
-        if module == "duckdb" and hasattr(frame, "fetch_arrow_table"):
-            frame = frame.fetch_arrow_table()
         if hasattr(frame, "__arrow_c_stream__"):
             return _plain_text(pa.table(frame)).replace_schema_metadata(None)
     except (ValueError, TypeError, NotImplementedError) as error:  # Arrow's own errors among them
@@ -167,8 +165,21 @@ def _plain_text(table: pa.Table) -> pa.Table:
     """String views, which Polars hands over, as strings that every Parquet reader takes."""
     import pyarrow as pa
 
-    def plain(kind: pa.DataType) -> pa.DataType:
-        return pa.string() if pa.types.is_string_view(kind) or pa.types.is_large_string(kind) else kind
+    return table.cast(pa.schema([field.with_type(_plain_type(field.type)) for field in table.schema]))
 
-    fields: Sequence[Any] = [field.with_type(plain(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields))
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """A type with plain strings and bytes in it, however deep."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(pa.int32(), _plain_type(kind.value_type), kind.ordered)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([part.with_type(_plain_type(part.type)) for part in kind])
+    return kind

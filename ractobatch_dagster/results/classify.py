@@ -80,7 +80,7 @@ def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
     code, message = _text(said.get("code")), _text(said.get("message"))
     http = _int(status_code)
     outcome.error_code = code or _text(said.get("type")) or (f"http_{http}" if http is not None else None)
-    outcome.error = message or code or json.dumps(said, ensure_ascii=False)
+    outcome.error = message or code or _text(said)
     if code in _NEVER_RUN:
         outcome.status, outcome.retryable = _NEVER_RUN[code], True
     else:
@@ -163,7 +163,7 @@ def parse_json(text: str) -> dict[str, Any] | list[Any] | None:
     return value if isinstance(value, (dict, list)) else None
 
 
-_FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*\Z", re.DOTALL)
 
 
 def without_fence(text: str) -> str:
@@ -177,7 +177,7 @@ def _content(content: Any) -> str | None:
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, Mapping)]
         texts = [part for part in parts if isinstance(part, str)]
-        return "".join(texts) if texts else json.dumps(content, ensure_ascii=False)
+        return _text("".join(texts) if texts else content)
     return _text(content)
 
 
@@ -185,7 +185,10 @@ def _text(value: Any) -> str | None:
     """A value as text that UTF-8 can hold; half a character is replaced."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        text = "[nested too deep]"
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

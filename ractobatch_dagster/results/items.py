@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ractobatch_dagster.models import BatchResult, BatchStatus, FinishReason, LLMResponse, ToolCallResult
-from ractobatch_dagster.results.classify import Outcome, parse_json, parse_text, without_fence
+from ractobatch_dagster.results.classify import Outcome, classify, parse_json, parse_text, without_fence
 from ractobatch_dagster.results.join import join_lines
 from ractobatch_dagster.results.lines import BadLine, read_lines
 
@@ -36,7 +36,7 @@ def item_results(
     """
     lines = list(read_lines([answers]))
     if asked is None:
-        asked = [str(line["custom_id"]) for line in lines if not isinstance(line, BadLine) and "custom_id" in line]
+        asked = [classify(line).custom_id for line in lines if not isinstance(line, BadLine) and "custom_id" in line]
     outcomes, _ = join_lines(asked, lines, status)
     return [_result(outcome, output_type) for outcome in outcomes.values()]
 

@@ -35,7 +35,7 @@ def join_lines(
         earlier = answered[outcome.custom_id]
         if earlier is not None:
             anomalies["further lines for the same custom_id"] += 1
-        if earlier is None or earlier.status != "ok":
+        if earlier is None or (outcome.status == "ok" and earlier.status != "ok"):
             answered[outcome.custom_id] = outcome
     return {custom_id: found or no_line(custom_id, status) for custom_id, found in answered.items()}, anomalies
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
-from uuid import UUID
 
-from pydantic import BaseModel, TypeAdapter
+import pydantic
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["Column", "model_columns"]
 
 Convert = Callable[[Any], Any]
+
+# Pydantic's own names for what comes out as a plain date or time
+_ALIASES: dict[Any, type] = {
+    pydantic.AwareDatetime: dt.datetime,
+    pydantic.NaiveDatetime: dt.datetime,
+    pydantic.PastDatetime: dt.datetime,
+    pydantic.FutureDatetime: dt.datetime,
+    pydantic.PastDate: dt.date,
+    pydantic.FutureDate: dt.date,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +59,8 @@ def model_columns(model: type[BaseModel]) -> list[Column]:
 
     Numbers, text, booleans, bytes, dates and times keep their kind; `Literal` and `Enum` of text become
     dictionary columns; lists and nested models become lists and structs; `Decimal` keeps its declared digits, or
-    29 before and 9 after the point. What has no fixed shape (an open union, `Any`, a model that contains itself)
-    is kept as JSON text.
+    29 before and 9 after the point; other scalars (`UUID`, a URL, a duration) are text. What has no fixed shape (an
+    open union, `Any`, a model that contains itself) is kept as JSON text.
     """
     columns = []
     for name, info in model.model_fields.items():
@@ -66,16 +78,27 @@ def _same(value: Any) -> Any:
 
 
 def _json_text(value: Any) -> str:
-    dumped = TypeAdapter(Any).dump_python(value, mode="json")
-    return json.dumps(dumped, ensure_ascii=False)
+    return json.dumps(to_jsonable_python(value, inf_nan_mode="null"), ensure_ascii=False)
+
+
+def _plain_text(value: Any) -> str:
+    plain = to_jsonable_python(value)
+    return plain if isinstance(plain, str) else _json_text(value)
+
+
+def _member_value(member: Any) -> Any:
+    """An enum's member as its value, which it is already under `use_enum_values`."""
+    return member.value if isinstance(member, enum.Enum) else member
 
 
 def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
+    annotation = _ALIASES.get(annotation, annotation) if isinstance(annotation, type) else annotation
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _arrow(args[0], (*constraints, *args[1:]), inside)
+        own = [part for one in args[1:] for part in (one.metadata if isinstance(one, FieldInfo) else [one])]
+        return _arrow(args[0], (*constraints, *own), inside)
     if origin in (Union, types.UnionType):
         some = [arg for arg in args if arg is not type(None)]
         if len(some) == 1:
@@ -101,6 +124,8 @@ def _sequence(origin: Any, args: tuple[Any, ...], inside: tuple[type, ...]) -> t
         return pa.string(), _json_text  # a tuple of fixed places has no single item type
     item, convert = _arrow(args[0], (), inside) if args else (pa.string(), _json_text)
     convert = _nullable(convert)
+    if origin in (set, frozenset):  # in an order of their own, which differs from process to process
+        return pa.list_(item), lambda values: [convert(value) for value in sorted(values, key=repr)]
     return pa.list_(item), lambda values: [convert(value) for value in values]
 
 
@@ -110,8 +135,7 @@ def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[type, ...]) -
     if issubclass(kind, BaseModel):
         return _struct(kind, inside)
     if issubclass(kind, enum.Enum):
-        arrow, convert = _constants(tuple(member.value for member in kind))
-        return arrow, lambda member: convert(member.value)
+        return _constants(tuple(kind))
     if issubclass(kind, Decimal):
         return _decimal(constraints)
     # bool before int, datetime before date: each is a subclass of the other
@@ -124,12 +148,11 @@ def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[type, ...]) -
         (dt.datetime, pa.timestamp("us", tz="UTC"), _utc),
         (dt.date, pa.date32(), _same),
         (dt.time, pa.time64("us"), lambda time: time.replace(tzinfo=None)),
-        (UUID, pa.string(), str),
     ]
     for base, arrow, convert in simple:
         if issubclass(kind, base):
             return arrow, convert
-    return pa.string(), _json_text
+    return pa.string(), _plain_text
 
 
 def _struct(model: type[BaseModel], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
@@ -149,34 +172,40 @@ def _struct(model: type[BaseModel], inside: tuple[type, ...]) -> tuple[pa.DataTy
 def _constants(values: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
-    values = tuple(value for value in values if value is not None)
-    if values and all(isinstance(value, bool) for value in values):
-        return pa.bool_(), _same
-    if values and all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        return pa.int64(), int
-    if values and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        return pa.float64(), float
-    if all(isinstance(value, str) for value in values):
-        return pa.dictionary(pa.int32(), pa.string()), str
-    return pa.string(), _json_text
+    kinds = {type(_member_value(value)) for value in values} - {type(None)}
+    if kinds == {bool}:
+        return pa.bool_(), _member_value
+    if kinds == {int}:
+        return pa.int64(), _member_value
+    if kinds and kinds <= {int, float}:
+        return pa.float64(), lambda value: float(_member_value(value))
+    if kinds <= {str}:
+        return pa.dictionary(pa.int32(), pa.string()), _member_value
+    return pa.string(), lambda value: _json_text(_member_value(value))
 
 
 def _decimal(constraints: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
-    declared = {name: getattr(one, name, None) for one in constraints for name in ("max_digits", "decimal_places")}
     digits, places = 38, 9
-    if (given := declared.get("decimal_places")) is not None:
-        digits, places = min(declared.get("max_digits") or 38, 38), given
+    if (given := _declared(constraints, "decimal_places")) is not None:
+        digits, places = min(_declared(constraints, "max_digits") or 38, 38), given
     unit, context = Decimal(1).scaleb(-places), Context(prec=digits)
 
     def convert(value: Decimal) -> Decimal:
         try:
-            return value.quantize(unit, context=context)
+            number = value.quantize(unit, context=context)
         except InvalidOperation as error:
             raise ValueError(f"{value} has more than {digits - places} digits before the point") from error
+        if not number.is_finite():
+            raise ValueError(f"{value} is not a finite number")
+        return number
 
     return pa.decimal128(digits, places), convert
+
+
+def _declared(constraints: tuple[Any, ...], name: str) -> int | None:
+    return next((given for one in constraints if (given := getattr(one, name, None)) is not None), None)
 
 
 def _int64(value: int) -> int:

@@ -14,9 +14,20 @@ from ractobatch_dagster.results.classify import classify, no_line, parse_json, p
 from ractobatch_dagster.results.lines import read_lines
 from ractobatch_dagster.results.outcomes import OUTCOMES, outcomes_table
 
-KEYS = """custom_id error response status_code request_id body choices message content refusal tool_calls function
-name arguments finish_reason usage prompt_tokens completion_tokens prompt_tokens_details cached_tokens model code
-type reasoning_content text""".split()
+KEYS = [
+    "custom_id",
+    "error",
+    "response",
+    "status_code",
+    "request_id",
+    "body",
+    "choices",
+    "message",
+    "content",
+    "refusal",
+]
+KEYS += ["tool_calls", "function", "name", "arguments", "finish_reason", "usage", "prompt_tokens", "completion_tokens"]
+KEYS += ["prompt_tokens_details", "cached_tokens", "model", "code", "type", "reasoning_content", "text"]
 WORDS = ["stop", "length", "content_filter", "tool_calls", "batch_expired", "batch_cancelled", "server_error"]
 
 scalars = (
@@ -35,11 +46,11 @@ values = st.recursive(
     max_leaves=25,
 )
 objects = st.dictionaries(st.sampled_from(KEYS), values, max_size=6)
+choices = st.fixed_dictionaries({}, optional={"message": values, "finish_reason": values})
 bodies = st.fixed_dictionaries(
     {},
     optional={
-        "choices": st.lists(st.fixed_dictionaries({}, optional={"message": values, "finish_reason": values}), max_size=2)
-        | values,
+        "choices": st.lists(choices, max_size=2) | values,
         "usage": values,
         "model": values,
         "error": values,
@@ -119,9 +130,7 @@ def test_an_object_nested_to_the_limit_has_an_outcome() -> None:
         ({"custom_id": "a"}, "error", "no_answer", True),
     ],
 )
-def test_each_shape_of_line_is_told_apart(
-    line: dict[str, Any], status: str, code: str | None, retryable: bool
-) -> None:
+def test_each_shape_of_line_is_told_apart(line: dict[str, Any], status: str, code: str | None, retryable: bool) -> None:
     """Every shape that providers are known to write has its own status, code and chance."""
     outcome = classify(line)
     assert (outcome.status, outcome.error_code, outcome.retryable) == (status, code, retryable)

@@ -45,7 +45,7 @@ ids = st.sampled_from(["a", "b", "c", "d"])
 def test_each_request_has_one_outcome_in_the_order_asked(
     asked: list[str], lines: list[dict[str, Any] | BadLine], status: BatchStatus
 ) -> None:
-    """Shuffled, doubled, missing, unknown and unreadable lines change neither the number of outcomes nor their order."""
+    """Shuffled, doubled, missing, unknown and unreadable lines change neither how many there are nor their order."""
     outcomes, anomalies = join_lines(asked, lines, status)
     assert list(outcomes) == asked
     assert all(outcome.custom_id == custom_id for custom_id, outcome in outcomes.items())
@@ -103,7 +103,9 @@ def test_tool_calls_are_filled_in() -> None:
 def test_a_refusal_a_filter_and_a_cut_are_told_apart() -> None:
     """Each has its finish reason and its status; only the text that is cut off still counts as an answer."""
     data = written(
-        line("refusal", None, refusal="I cannot."), line("filter", "half", "content_filter"), line("cut", "hal", "length")
+        line("refusal", None, refusal="I cannot."),
+        line("filter", "half", "content_filter"),
+        line("cut", "hal", "length"),
     )
     refusal, blocked, cut = item_results(["refusal", "filter", "cut"], data, _DONE, None)
     assert (refusal.ok, refusal.status, refusal.error) == (False, "refusal", "I cannot.")

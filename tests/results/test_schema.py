@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl, PastD
 from ractobatch_dagster.results.schema import model_columns
 
 
-class Colour(str, Enum):
+class Colour(str, Enum):  # noqa: UP042 - its str() is not its value
     """Texts."""
 
     RED = "red"
@@ -116,21 +116,21 @@ TYPES: list[tuple[Any, Any, Any, pa.DataType, Any]] = [
     (tuple[int, ...], ..., [1, 2], pa.list_(pa.int64()), [1, 2]),
     (Sequence[int], ..., [1, 2], pa.list_(pa.int64()), [1, 2]),
     (set[str], ..., ["c", "b", "a"], pa.list_(pa.string()), ["a", "b", "c"]),
-    (tuple[int, str], ..., [1, "a"], pa.string(), '[1,"a"]'),
+    (tuple[int, str], ..., [1, "a"], pa.string(), '[1, "a"]'),
     (list[Colour], ..., ["red"], pa.list_(words), ["red"]),
     (dict[str, int], ..., {"a": 1}, pa.map_(pa.string(), pa.int64()), [("a", 1)]),
-    (dict[int, int], ..., {"1": 2}, pa.string(), '{"1":2}'),
+    (dict[int, int], ..., {"1": 2}, pa.string(), '{"1": 2}'),
     (Part, ..., {"name": "n", "colour": "red"}, part, {"name": "n", "colour": "red"}),
     (Part | None, ..., None, part, None),
     (list[Part], ..., [{"name": "n"}], pa.list_(part), [{"name": "n", "colour": None}]),
     (Part | int, ..., 3, pa.string(), "3"),
-    (Any, ..., {"a": "é"}, pa.string(), '{"a":"é"}'),
+    (Any, ..., {"a": "é"}, pa.string(), '{"a": "é"}'),
     (
         Node,
         ...,
         {"name": "n", "children": [{"name": "m", "children": []}]},
         pa.struct([("name", pa.string()), ("children", pa.list_(pa.string()))]),
-        {"name": "n", "children": ['{"name":"m","children":[]}']},
+        {"name": "n", "children": ['{"name": "m", "children": []}']},
     ),
 ]
 
