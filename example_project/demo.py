@@ -71,19 +71,23 @@ class Progress:
             self._told = text
             time.sleep(seconds)
             return
-        end = time.monotonic() + seconds
         room = shutil.get_terminal_size().columns - 14
-        while time.monotonic() < end:
+        for _ in range(max(round(seconds * 10), 1)):
             self._write(f"\r\x1b[K{self.elapsed:6.1f} s  {next(self._frames)} {text[:room]}")
-            time.sleep(0.1)
+            time.sleep(min(seconds, 0.1))
 
     def done(self, text: str) -> None:
         """Print what is done."""
-        self._write(("\r\x1b[K" if self._out.isatty() else "") + f"{self.elapsed:6.1f} s  ✓ {text}\n")
+        self.clear()
+        self._write(f"{self.elapsed:6.1f} s  ✓ {text}\n")
+
+    def clear(self) -> None:
+        """Take away what is waited for."""
+        if self._out.isatty():
+            self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        print(text, end="", file=self._out, flush=True)
 
 
 @dataclass
@@ -121,8 +125,10 @@ def demo(home: Home) -> None:
         DemoError: Something did not go as it should.
     """
     progress = Progress()
+    progress.pause("reading the reviews and the example's definitions", 0)
     rows = len(example_reviews())
     settings = Settings.load(home)
+    progress.clear()
     print(f"{rows} reviews of medicines go to {settings.model} at {settings.provider}.")
     print(f"Submissions and tables are kept in {settings.store}.\n", flush=True)
     home.clear()
