@@ -223,12 +223,9 @@ def _report(settings: Settings) -> str:
     store = Store(settings.store)
     table = _read(store, [table_path([LABELS], key) for key in settings.partitions])
     effects = _read(store, [table_path([EFFECTS], None)])
-    lines = ["", preview(table), "", *summary(table)]
-    lines += [
-        f"side effects  {', '.join(f'{row.side_effect} ({row.reviews})' for row in effects.head(8).itertuples())}"
-    ]
-    lines += [f"Parquet       {store.uri(f'tables/{LABELS}')}"]
-    return "\n".join(lines)
+    told = ", ".join(f"{row.side_effect} ({row.reviews})" for row in effects.head(8).itertuples())
+    ends = [f"side effects  {told or 'none'}", f"Parquet       {store.uri(f'tables/{LABELS}')}"]
+    return "\n".join(["", preview(table), "", *summary(table), *ends])
 
 
 def preview(table: pd.DataFrame, rows: int = 6) -> str:
@@ -244,18 +241,15 @@ def summary(table: pd.DataFrame) -> list[str]:
     prompt, completion = (int(table[f"llm_{name}_tokens"].sum()) for name in ("prompt", "completion"))
     unknown = int(table["llm_cost_usd"].isna().sum())
     found = agreement(table)
-    lines = [
+    price = f"{table['llm_cost_usd'].sum():.4f} USD at the batch rate"
+    agreed = f"{found['agreement'] or 0:.1%} of {found['compared']} sentiments are the patient's own rating"
+    return [
         f"rows          {len(table)}: {', '.join(f'{count} {word}' for word, count in statuses.items())}",
         f"answers       {int(table['llm_reused'].sum())} of them were there already, and cost nothing",
         f"tokens        {prompt:,} in, {completion:,} out",
-        f"cost          {table['llm_cost_usd'].sum():.4f} USD at the batch rate"
-        + (f"; the price of {unknown} rows is not known" if unknown else ""),
+        f"cost          {price}" + (f"; the price of {unknown} rows is not known" if unknown else ""),
+        f"agreement     {agreed if found['compared'] else 'there is no rating to compare with'}",
     ]
-    if found["agreement"] is not None:
-        lines += [
-            f"agreement     {found['agreement']:.1%} of {found['compared']} sentiments are the patient's own rating"
-        ]
-    return lines
 
 
 def _read(store: Store, paths: Sequence[str]) -> pd.DataFrame:

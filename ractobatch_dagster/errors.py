@@ -6,8 +6,9 @@
     ├── ProviderError                          the provider, or the way to it, answered with an error
     │   ├── ProviderTimeoutError (TimeoutError)    no answer in time
     │   ├── ProviderAuthError                  the key was refused or lacks the right
-    │   ├── ProviderNotFoundError              the batch or file does not exist for this key
-    │   └── QueueFullError                     nothing is wrong but the quota; the same call will succeed later
+    │   └── ProviderAPIError                   any other error answer, or none that can be read
+    │       ├── ProviderNotFoundError          the batch or file does not exist for this key
+    │       └── QueueFullError                 nothing is wrong but the quota; the same call will succeed later
     ├── BatchNotReadyError (RuntimeError)      results were asked for before the batch ended
     ├── BatchFailedError (RuntimeError)        the provider refused the whole batch; nothing was run or billed
     ├── BatchWaitTimeoutError (TimeoutError)   we stopped waiting; the batch itself goes on
@@ -29,6 +30,7 @@ __all__ = [
     "BatchWaitTimeoutError",
     "ConfigurationError",
     "InvalidInputError",
+    "ProviderAPIError",
     "ProviderAuthError",
     "ProviderError",
     "ProviderNotFoundError",
@@ -79,6 +81,12 @@ class ProviderError(RactobatchError):
         self.status_code = status_code
         self.code = code
 
+    @property
+    def refused(self) -> bool:
+        """Whether the provider has surely not done, and will not do, what it was asked."""
+        code = self.status_code
+        return code is not None and 400 <= code < 500 and code not in (408, 409)
+
 
 class ProviderTimeoutError(ProviderError, TimeoutError):
     """No answer came in time. Whether the call took effect is unknown."""
@@ -88,11 +96,15 @@ class ProviderAuthError(ProviderError):
     """The key was refused, or lacks the right to do this."""
 
 
-class ProviderNotFoundError(ProviderError):
+class ProviderAPIError(ProviderError):
+    """Any other error answer, or an answer that cannot be read."""
+
+
+class ProviderNotFoundError(ProviderAPIError):
     """The batch or file does not exist for this key: deleted, or made with another key or project."""
 
 
-class QueueFullError(ProviderError):
+class QueueFullError(ProviderAPIError):
     """Nothing is wrong but the quota (enqueued tokens, batches per hour); the same call will succeed later."""
 
 
@@ -136,6 +148,6 @@ class StoreError(RactobatchError):
 
 # The names of ractogateway's exceptions, for code that switches by changing an import.
 RactoGatewayError = RactobatchError
-RactoGatewayAPIError = ProviderError
+RactoGatewayAPIError = ProviderAPIError
 RactoGatewayAuthError = ProviderAuthError
 RactoGatewayTimeoutError = ProviderTimeoutError

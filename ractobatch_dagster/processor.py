@@ -116,7 +116,7 @@ class OpenAIBatchProcessor:
         try:
             remote = self._provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
-            if not _certain(error):
+            if not error.refused:
                 raise _with_advice(error, _UNKNOWN.format(file_id)) from error.__cause__
             with suppress(ProviderError):
                 self._provider.delete_file(file_id)
@@ -198,7 +198,7 @@ class OpenAIBatchProcessor:
         try:
             remote = await provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
-            if not _certain(error):
+            if not error.refused:
                 raise _with_advice(error, _UNKNOWN.format(file_id)) from error.__cause__
             with suppress(ProviderError):
                 await provider.delete_file(file_id)
@@ -330,7 +330,7 @@ class _Wait:
             ProviderError: Looking again is of no use, or too many looks in a row have failed.
         """
         self._failures += 1
-        hopeless = _certain(error) and error.status_code != 429
+        hopeless = error.refused and error.status_code != 429
         if hopeless or self._failures >= _MAX_FAILED_POLLS:
             raise error
         log.warning("Looking at batch %s failed, trying again: %s", self._job_id, error)
@@ -355,18 +355,13 @@ def _create(file_id: str, completion_window: str) -> dict[str, Any]:
     return {"input_file_id": file_id, "endpoint": CHAT, "completion_window": completion_window, "metadata": None}
 
 
-def _certain(error: ProviderError) -> bool:
-    """Whether the provider has surely not done, and will not do, what it was asked."""
-    return error.status_code is not None and 400 <= error.status_code < 500 and error.status_code not in (408, 409)
-
-
 @contextmanager
 def _unless_refused() -> Iterator[None]:
     """Do what is inside, unless the provider surely refuses to: an input file may be gone, or not be handed out."""
     try:
         yield
     except ProviderError as error:
-        if not _certain(error):
+        if not error.refused:
             raise
 
 

@@ -214,3 +214,10 @@ def test_the_key_is_never_shown(batch_server: LocalServer, caplog: pytest.LogCap
     shown = [repr(processor), str(processor), repr(processor._account), str(caught.value), repr(caught.value)]
     shown += [caplog.text, "".join(traceback.format_exception(caught.value))]
     assert key not in json.dumps(shown)
+
+
+def test_timeouts_and_refused_keys_are_no_api_errors() -> None:
+    """As in the original the three are siblings: whoever catches API errors first still sees the other two."""
+    siblings = (RactoGatewayTimeoutError, RactoGatewayAuthError, RactoGatewayAPIError)
+    assert all(issubclass(one, RactoGatewayError) for one in siblings)
+    assert [(a, b) for a in siblings for b in siblings if a is not b and issubclass(a, b)] == []

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError
+from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError
 from ractobatch_dagster.provider.profile import PROFILES, Kind, Profile, kind_of
 from ractobatch_dagster.provider.remote import Page, RemoteBatch, read_batch
 from ractobatch_dagster.provider.translate import not_found_yet, translated
@@ -110,7 +110,7 @@ class Provider:
 
         Raises:
             QueueFullError: The quota has no room now.
-            ProviderError: With a `status_code` below 500 it was certainly not created; otherwise nobody knows.
+            ProviderError: If it is `refused`, the batch was certainly not created; otherwise nobody knows.
         """
         arguments = _create_arguments(input_file_id, endpoint, completion_window, metadata)
         for pause in (*_VISIBLE_AFTER, None):
@@ -284,7 +284,7 @@ def _without_password(url: str) -> str:
 
 def _file_id(file: Any) -> str:
     if not getattr(file, "id", None):
-        raise ProviderError(f"[openai] the reply is no file but {file!r:.200}. Is the base URL right?")
+        raise ProviderAPIError(f"[openai] the reply is no file but {file!r:.200}. Is the base URL right?")
     return str(file.id)
 
 
@@ -307,7 +307,7 @@ def _length(headers: Mapping[str, str]) -> int | None:
 
 def _check_length(file_id: str, size: int, expected: Any) -> None:
     if isinstance(expected, int) and size < expected:
-        raise ProviderError(f"Downloading file {file_id} broke off after {size:,} of {expected:,} bytes.")
+        raise ProviderAPIError(f"Downloading file {file_id} broke off after {size:,} of {expected:,} bytes.")
 
 
 def _passes(error: ProviderError) -> bool:

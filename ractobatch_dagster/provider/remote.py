@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.errors import ProviderAPIError
 from ractobatch_dagster.models import BatchJobInfo, BatchStatus
 
 __all__ = ["Issue", "Page", "RemoteBatch", "read_batch", "read_status"]
@@ -95,10 +95,10 @@ def read_batch(batch: Any) -> RemoteBatch:
     """A batch as the `openai` client returns it; its fields are not validated there, and any may be missing.
 
     Raises:
-        ProviderError: It is no batch at all, but for example a web page.
+        ProviderAPIError: It is no batch at all, but for example a web page.
     """
     if not getattr(batch, "id", None):
-        raise ProviderError(f"[openai] the reply is no batch but {batch!r:.200}. Is the base URL right?")
+        raise ProviderAPIError(f"[openai] the reply is no batch but {batch!r:.200}. Is the base URL right?")
     counts = getattr(batch, "request_counts", None)
     errors = getattr(getattr(batch, "errors", None), "data", None) or ()
     metadata = getattr(batch, "metadata", None)

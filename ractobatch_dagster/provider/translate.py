@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ractobatch_dagster.errors import (
+    ProviderAPIError,
     ProviderAuthError,
     ProviderError,
     ProviderNotFoundError,
@@ -35,19 +36,20 @@ def translated(doing: str, *, creating: bool = False) -> Iterator[None]:
     except openai.APIStatusError as error:
         raise _of_status(error, doing, creating) from error
     except openai.APIError as error:
-        raise ProviderError(f"[openai] {doing}: {error.message}") from error
+        raise ProviderAPIError(f"[openai] {doing}: {error.message}") from error
     except Exception as error:
         # a reply that breaks off while it is streamed comes up as the HTTP client's own error
         if type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS:
             raise
-        raise ProviderError(f"[openai] {doing}: the connection broke ({error})") from error
+        raise ProviderAPIError(f"[openai] {doing}: the connection broke ({error})") from error
 
 
 def _of_status(error: object, doing: str, creating: bool) -> ProviderError:
     status = int(getattr(error, "status_code", 0))
     code = getattr(error, "code", None)
+    code = None if code is None else str(code)  # some servers write a number
     message = f"[openai] {doing}: {getattr(error, 'message', error)}"
-    kind: type[ProviderError] = ProviderError
+    kind: type[ProviderError] = ProviderAPIError
     if status in (401, 403):
         kind = ProviderAuthError
     elif status == 404:

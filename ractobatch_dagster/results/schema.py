@@ -78,11 +78,11 @@ def _same(value: Any) -> Any:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(to_jsonable_python(value, inf_nan_mode="null"), ensure_ascii=False)
+    return json.dumps(to_jsonable_python(value, inf_nan_mode="null", fallback=str), ensure_ascii=False)
 
 
 def _plain_text(value: Any) -> str:
-    plain = to_jsonable_python(value)
+    plain = to_jsonable_python(value, fallback=str)
     return plain if isinstance(plain, str) else _json_text(value)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, QueueFullError
+from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError, QueueFullError
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import Issue, RemoteBatch
@@ -164,7 +164,7 @@ class Engine:
             self._provider.delete_file(file_id)
             return requeued(batch, self._now() + _QUEUE_PAUSE)
         except ProviderError as error:
-            if error.status_code is not None and 400 <= error.status_code < 500 and error.status_code != 408:
+            if error.refused:
                 self._record(
                     files, {batch.number: requeued(batch, self._now() + _QUEUE_PAUSE)}
                 )  # certainly not created
@@ -205,7 +205,7 @@ class Engine:
             after = page.next_after
             if after is None:
                 return None
-        raise ProviderError(
+        raise ProviderAPIError(
             f"Batch {batch.number} of submission {state.id} may or may not exist: it is not among the newest "
             f"{_MAX_SCAN_PAGES * 100:,} batches of the account, and there are more. Look for metadata ractobatch={key} "
             "in the provider's dashboard; nothing was sent again."

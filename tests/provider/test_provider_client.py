@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from ractobatch_dagster.errors import (
+    ProviderAPIError,
     ProviderAuthError,
     ProviderError,
     ProviderNotFoundError,
@@ -95,7 +96,7 @@ def test_an_upload_is_repeated_whole(batch_server: LocalServer, both: Both) -> N
 @pytest.mark.parametrize(
     ("faults", "kind", "status"),
     [
-        (Faults(lost_create_replies=9), ProviderError, 500),
+        (Faults(lost_create_replies=9), ProviderAPIError, 500),
         (Faults(queue_full="429", queue_full_times=9), QueueFullError, 429),
         (Faults(queue_full="400", queue_full_times=9), QueueFullError, 400),
     ],

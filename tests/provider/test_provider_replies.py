@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from ractobatch_dagster.errors import (
+    ProviderAPIError,
     ProviderAuthError,
     ProviderError,
     ProviderNotFoundError,
@@ -43,15 +44,15 @@ def provider(script: Scripted) -> Provider:
         ((403, {"error": {"message": "m"}}), ProviderAuthError, 403),
         ((404, {"error": {"message": "m"}}), ProviderNotFoundError, 404),
         ((429, {"error": {"message": "m"}}), QueueFullError, 429),
-        ((429, {"error": {"message": "m", "code": "insufficient_quota"}}), ProviderError, 429),
+        ((429, {"error": {"message": "m", "code": "insufficient_quota"}}), ProviderAPIError, 429),
         ((400, {"error": {"message": "m", "code": "token_limit_exceeded"}}), QueueFullError, 400),
         ((400, {"error": {"message": "The number of enqueued tokens has surpassed"}}), QueueFullError, 400),
-        ((400, {"error": {"message": "m", "code": 400}}), ProviderError, 400),  # vLLM writes numbers
-        ((400, {"message": "m", "code": 400}), ProviderError, 400),
-        ((400, "<html>bad</html>"), ProviderError, 400),
-        ((500, {}), ProviderError, 500),
-        ((200, "<html>Welcome</html>"), ProviderError, None),
-        ((200, {}), ProviderError, None),
+        ((400, {"error": {"message": "m", "code": 400}}), ProviderAPIError, 400),  # vLLM writes numbers
+        ((400, {"message": "m", "code": 400}), ProviderAPIError, 400),
+        ((400, "<html>bad</html>"), ProviderAPIError, 400),
+        ((500, {}), ProviderAPIError, 500),
+        ((200, "<html>Welcome</html>"), ProviderAPIError, None),
+        ((200, {}), ProviderAPIError, None),
     ],
 )
 def test_each_refusal_of_a_create_is_told_apart(
