@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +231,8 @@ def _report(settings: Settings) -> str:
 def preview(table: pd.DataFrame, rows: int = 6) -> str:
     """A few rows from all over the table as text, with those of the columns that it has."""
     shown = table[[name for name in _COLUMNS if name in table]].iloc[:: max(len(table) // rows, 1)].head(rows)
-    text: str = shown.apply(lambda column: column.map(_shortened(_WIDEST.get(column.name, 20)))).to_string(index=False)
+    cells = {name: [_short(value, _WIDEST.get(name, 20)) for value in shown[name]] for name in map(str, shown)}
+    text: str = shown.assign(**cells).to_string(index=False)
     return text
 
 
@@ -266,13 +267,10 @@ def _read(store: Store, paths: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _shortened(widest: int) -> Callable[[object], str]:
-    def shown(value: object) -> str:
-        words = value if isinstance(value, str) or not isinstance(value, Iterable) else ", ".join(map(str, value))
-        text = " ".join(str(words).split())
-        return text if len(text) <= widest else text[: widest - 1] + "…"
-
-    return shown
+def _short(value: object, widest: int) -> str:
+    words = value if isinstance(value, str) or not isinstance(value, Iterable) else ", ".join(map(str, value))
+    text = " ".join(str(words).split())
+    return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -287,13 +285,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with home.reserved():
             (ui if asked.ui else demo)(home)
     except KeyboardInterrupt as signalled:
-        if asked.ui:
-            print("\nStopped.")
-            return 0
         print("\nStopped. What was submitted stays open; `make demo` goes on with it and sends nothing twice.")
-        return 128 + int(signalled.args[0])
+        return 0 if asked.ui else 128 + int(signalled.args[0])
     except (DemoError, ServiceError, GraphQLError, ReviewsError, RactobatchError, OSError) as error:
         print(f"\nThis failed: {error}", file=sys.stderr)
+        if "SubmissionConflictError" in str(error):
+            print("`make ui` keeps Dagster running, which lands what is open.", file=sys.stderr)
         if home.logs.is_dir():
             print(f"What the services said is in {home.logs}/*.log", file=sys.stderr)
         return 1

@@ -66,7 +66,7 @@ def test_every_field_of_the_original_has_its_default(model: type[BaseModel]) -> 
     for name, default in ORIGINAL[model].items():
         field = fields[name]
         assert field.is_required() == (default is REQUIRED), name
-        assert default is REQUIRED or field.get_default(call_default_factory=True) == default, name
+        assert default is REQUIRED or getattr(model.model_construct(), name) == default, name
     assert not any(fields[name].is_required() for name in set(fields) - set(ORIGINAL[model]))
 
 

@@ -36,8 +36,8 @@ def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
             return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
         if module == "polars" and hasattr(frame, "collect"):
             frame = frame.collect()
-        if module == "duckdb" and hasattr(frame, "fetch_arrow_table"):
-            frame = frame.fetch_arrow_table()  # the stream of older ones takes no schema
+        if module == "duckdb" and hasattr(frame, "to_arrow_table"):
+            frame = frame.to_arrow_table()  # the stream of older ones takes no schema
         if hasattr(frame, "__arrow_c_stream__"):
             return _plain_text(pa.table(frame)).replace_schema_metadata(None)
     except (ValueError, TypeError, NotImplementedError) as error:  # Arrow's own errors among them

@@ -102,11 +102,12 @@ def test_our_own_commit_whose_reply_was_lost_is_recognised(
     [
         b"",
         b"not gzip",
-        gzip.compress(b"{"),
-        gzip.compress(b"[]"),
-        gzip.compress(b'{"format":1,"nonce":"x","state":{"value":"text"}}'),
-        gzip.compress(b'{"format":1,"nonce":"x","state":{"value":1}}')[:-4],
+        gzip.compress(b"{", mtime=0),
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(b'{"format":1,"nonce":"x","state":{"value":"text"}}', mtime=0),
+        gzip.compress(b'{"format":1,"nonce":"x","state":{"value":1}}', mtime=0)[:-4],
     ],
+    ids=["empty", "no gzip", "no JSON", "no object", "another state", "torn"],
 )
 def test_torn_and_foreign_files_stop_with_an_error(store: Store, log: Log[Count], data: bytes) -> None:
     """A version that cannot be read is an error; it never means that there is none."""
