@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["DemoError", "Progress", "checks_line", "main", "preview", "sent_line", "summary"]
 
 REVIEWS, SENT, LABELS, EFFECTS = "reviews", "review_labels_submission", "review_labels", "side_effects"
-SENSOR = "openai_batch_sensor"
-SUBMISSION = "ractobatch/submission"
+SENSOR, SUBMISSION = "openai_batch_sensor", "ractobatch/submission"
 
 _START_SECONDS, _LOCAL_SECONDS, _REAL_SECONDS = 180, 300, 25 * 3600  # a batch may take 24 h
 _POLL = 0.5

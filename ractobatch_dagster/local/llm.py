@@ -38,12 +38,13 @@ _CUT = " [...] "
 class LlamaModel:
     """Answers chat completions with a small language model, which is loaded with the first request.
 
-    Under a JSON schema the answer is an instance of it. So that it comes to an end, strings and lists that the
-    schema leaves unlimited get 100 characters and 5 items at most. A text gets 256 tokens where the request
-    does not say, and no answer more than 512; one cut off there says so in its `finish_reason`. Question and
-    answer share 2048 tokens: where they have no room, the middle of the longest user message is left out, and
-    `[...]` stands in its place. The temperature is 0 where the request does not say. Tools and pictures are
-    refused. The answer's `model` is the one that gave it, whatever the request asked for.
+    Under a JSON schema the answer is an instance of it, or is cut off and says so (`finish_reason: length`). So
+    that it comes to an end, strings and lists that the schema leaves unlimited get 100 characters and 5 items at
+    most. A text gets 256 tokens where the request does not say, and no answer more than 512; one cut off there says
+    so in its `finish_reason`. Question and answer share 2048 tokens: where they have no room, the middle of the
+    longest user message is left out, and `[...]` stands in its place. The temperature is 0 where the request does
+    not say. Tools and pictures are refused. The answer's `model` is the one that gave it, whatever the request
+    asked for.
 
     Raises:
         ConfigurationError: llama.cpp or the weights are not installed.
