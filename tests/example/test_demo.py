@@ -19,8 +19,6 @@ from example_project.graphql import Check, Landed
 from example_project.services import ROOT, Home
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.files import TableFiles
-from ractobatch_dagster.store import Store
-from ractobatch_dagster.submission.files import TableFiles
 
 LOCAL_TABLE = Path("tables/review_labels")
 
