@@ -132,7 +132,7 @@ class Provider:
         """Cancel a batch; one that has ended stays as it is."""
         try:
             with translated(f"cancelling batch {batch_id}"):
-                return read_batch(self.client.batches.cancel(batch_id))
+                return read_batch(self.client.with_options(max_retries=0).batches.cancel(batch_id))
         except ProviderError as error:
             if error.status_code not in (400, 409):
                 raise

@@ -73,6 +73,7 @@ _STATUSES = {
     "validating": BatchStatus.PENDING,
     "pending": BatchStatus.PENDING,
     "queued": BatchStatus.PENDING,
+    "scheduling": BatchStatus.PENDING,
     "in_progress": BatchStatus.IN_PROGRESS,
     "running": BatchStatus.IN_PROGRESS,
     "finalizing": BatchStatus.FINALIZING,

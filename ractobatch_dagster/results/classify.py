@@ -57,6 +57,8 @@ def classify(line: dict[str, Any]) -> Outcome:
     if line.get("error"):
         return _failed(outcome, line["error"], response.get("status_code"))
     body, code = response.get("body"), _int(response.get("status_code"))
+    if isinstance(body, str):  # some servers write the body as JSON within the JSON
+        body = parse_json(body) or body
     problem = body.get("error") if isinstance(body, dict) else None
     if code is None or not 200 <= code < 300 or problem or not isinstance(body, dict):
         said = problem or body or response.get("message") or _NOTHING_SAID

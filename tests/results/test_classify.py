@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -229,3 +230,10 @@ def test_an_answer_that_fits_is_parsed_and_one_that_does_not_says_why() -> None:
     assert parse_text("nonsense", Point)[0] is None
     assert parse_text(None, Point)[0] is None
     assert parse_text('{"x": 7}', Point) == (None, "KeyError: 'seven'")
+
+
+def test_a_body_that_is_json_in_text_is_read() -> None:
+    """OGX writes the body as a string of JSON: it is the answer all the same, and is not asked for again."""
+    body = {"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}], "model": "m"}
+    outcome = classify({"custom_id": "a", "response": {"status_code": 200, "body": json.dumps(body)}, "error": None})
+    assert (outcome.status, outcome.text, outcome.model) == ("ok", "4", "m")
