@@ -2,7 +2,7 @@
 
     <folder>/files/<id>.json, <id>.data     a file's object and its bytes
     <folder>/batches/<id>.json              a batch's object, and what the API does not show of it
-    <folder>/work/<id>.input, <id>.answers  what a running batch is asked, and what it has answered so far
+    <folder>/work: <id>.input, <id>.answers  what a running batch is asked, and what it has answered so far
     <folder>/uploads/                       bytes that are still coming in
 
 Documents are replaced by a rename, so a process that is killed leaves each of them old or new, never half.
