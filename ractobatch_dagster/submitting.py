@@ -85,10 +85,7 @@ def partition_keys(context: dg.AssetExecutionContext) -> list[str | None]:
 def _checked_frames(
     context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature
 ) -> dict[str | None, pa.Table]:
-    """The frame of each partition, refused where it would lose rows or money later.
-
-    A row that is not to be sent for want of a prompt is counted in the log.
-    """
+    """The frame of each partition, refused where it would lose rows or money later."""
     from ractobatch_dagster.requests.frame import check_frame
     from ractobatch_dagster.results.table import reserved_names
 
