@@ -112,7 +112,7 @@ class OpenAIBatchProcessor:
         """
         template = self._template(prompt)
         data = input_file(items, template, _limits(self._provider.profile))
-        file_id = self._provider.upload(io.BytesIO(data), _FILE_NAME)
+        file_id = self._provider.upload(io.BytesIO(data), _FILE_NAME).id
         try:
             remote = self._provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
@@ -194,7 +194,7 @@ class OpenAIBatchProcessor:
         """As `submit_batch`."""
         template, provider = self._template(prompt), await self._async_provider()
         data = input_file(items, template, _limits(provider.profile))
-        file_id = await provider.upload(io.BytesIO(data), _FILE_NAME)
+        file_id = (await provider.upload(io.BytesIO(data), _FILE_NAME)).id
         try:
             remote = await provider.create(**_create(file_id, completion_window))
         except ProviderError as error:

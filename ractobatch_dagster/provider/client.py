@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError
 from ractobatch_dagster.provider.profile import PROFILES, Kind, Profile, kind_of
-from ractobatch_dagster.provider.remote import Page, RemoteBatch, read_batch
+from ractobatch_dagster.provider.remote import Page, RemoteBatch, UploadedFile, read_batch, read_file
 from ractobatch_dagster.provider.translate import not_found_yet, translated
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class Provider:
         """Who answers, for the request hash: kind and address, never the key. The local server is one on any port."""
         return _identity(self.profile, str(self.client.base_url))
 
-    def upload(self, source: IO[bytes], name: str) -> str:
-        """Upload an input file and return its id. Repeating it costs no money, so the client may."""
+    def upload(self, source: IO[bytes], name: str) -> UploadedFile:
+        """Upload an input file. Repeating it costs no money, so the client may."""
         with translated(f"uploading {name}"):
-            return _file_id(self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch"))
+            return read_file(self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch"))
 
     def create(
         self, *, input_file_id: str, endpoint: str, completion_window: str, metadata: Mapping[str, str] | None
@@ -145,10 +145,11 @@ class Provider:
         batches = tuple(read_batch(one) for one in page.data or ())
         return Page(batches, batches[-1].id if batches and getattr(page, "has_more", False) else None)
 
-    def find_files(self, name: str) -> list[str]:
-        """The ids of all input files of this name."""
+    def find_files(self, prefix: str) -> list[UploadedFile]:
+        """All input files whose names begin like this."""
         with translated("listing files"):
-            return [one.id for one in self.client.files.list(purpose="batch") if one.filename == name]
+            files = [read_file(one) for one in self.client.files.list(purpose="batch")]
+        return [file for file in files if file.name.startswith(prefix)]
 
     def delete_file(self, file_id: str) -> None:
         """Delete a file; one that is gone already is no error."""
@@ -208,10 +209,10 @@ class AsyncProvider:
         """What kind of provider it is."""
         return PROFILES[self._account.kind or kind_of(str(self.client.base_url))]
 
-    async def upload(self, source: IO[bytes], name: str) -> str:
+    async def upload(self, source: IO[bytes], name: str) -> UploadedFile:
         """As `Provider.upload`."""
         with translated(f"uploading {name}"):
-            return _file_id(await self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch"))
+            return read_file(await self.client.files.create(file=(name, source, "application/jsonl"), purpose="batch"))
 
     async def create(
         self, *, input_file_id: str, endpoint: str, completion_window: str, metadata: Mapping[str, str] | None
@@ -280,12 +281,6 @@ def _identity(profile: Profile, base_url: str) -> str:
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _file_id(file: Any) -> str:
-    if not getattr(file, "id", None):
-        raise ProviderAPIError(f"[openai] the reply is no file but {file!r:.200}. Is the base URL right?")
-    return str(file.id)
 
 
 def _create_arguments(

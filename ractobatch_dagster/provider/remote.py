@@ -9,7 +9,7 @@ from typing import Any
 from ractobatch_dagster.errors import ProviderAPIError
 from ractobatch_dagster.models import BatchJobInfo, BatchStatus
 
-__all__ = ["Issue", "Page", "RemoteBatch", "read_batch", "read_status"]
+__all__ = ["Issue", "Page", "RemoteBatch", "UploadedFile", "read_batch", "read_file", "read_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,16 @@ class RemoteBatch:
             error_file_id=self.error_file_id,
             raw=self.raw,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file at the provider: its size in bytes and, by the provider's clock, when it was made; 0 where it says neither."""
+
+    id: str
+    name: str = ""
+    size: int = 0
+    created_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,22 @@ def read_batch(batch: Any) -> RemoteBatch:
         issues=tuple(_issue(one) for one in errors),
         metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, Mapping) else {},
         raw=batch,
+    )
+
+
+def read_file(file: Any) -> UploadedFile:
+    """A file as the `openai` client returns it.
+
+    Raises:
+        ProviderAPIError: It is no file at all.
+    """
+    if not getattr(file, "id", None):
+        raise ProviderAPIError(f"[openai] the reply is no file but {file!r:.200}. Is the base URL right?")
+    return UploadedFile(
+        id=str(file.id),
+        name=str(getattr(file, "filename", None) or ""),
+        size=_count(file, "bytes"),
+        created_at=_seconds(getattr(file, "created_at", None)),
     )
 
 

@@ -148,7 +148,7 @@ class Engine:
         name = file_name(state, batch)
         try:
             with files.store.open(files.requests(batch.number)) as source:
-                file_id = self._provider.upload(source, name)
+                file_id = self._provider.upload(source, name).id
         except ProviderError:
             self._record(files, {batch.number: requeued(batch, 0.0)})  # nothing was created: no doubt is left
             raise
@@ -182,7 +182,7 @@ class Engine:
         found: dict[int, BatchState] = {}
         for batch in (one for one in state.batches if one.number in step.batches):
             name = file_name(state, batch)
-            uploaded = self._provider.find_files(name)
+            uploaded = [file.id for file in self._provider.find_files(name)]
             remote = self._scan(state, batch, uploaded)
             if remote is None:
                 for file_id in uploaded:

@@ -71,7 +71,7 @@ def create(provider: Any, file_id: str, **metadata: str) -> Any:
 
 def test_a_whole_life(batch_server: LocalServer, both: Both) -> None:
     """Upload, create, look, download, delete."""
-    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl")
+    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl").id
     assert batch_server.read(file_id) == LINE
     created = create(both, file_id, k="v")
     batch_server.wait_idle()
@@ -90,7 +90,7 @@ def test_a_whole_life(batch_server: LocalServer, both: Both) -> None:
 def test_an_upload_is_repeated_whole(batch_server: LocalServer, both: Both) -> None:
     """An upload that fails in passing is repeated from the first byte."""
     batch_server.faults = Faults(outage=1)
-    assert batch_server.read(both.upload(io.BytesIO(LINE), "mine.jsonl")) == LINE
+    assert batch_server.read(both.upload(io.BytesIO(LINE), "mine.jsonl").id) == LINE
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_create_is_sent_once(
     batch_server: LocalServer, both: Both, faults: Faults, kind: type[ProviderError], status: int
 ) -> None:
     """Whatever the reply, there is exactly one POST /batches, for each one that arrives is billed."""
-    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl")
+    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl").id
     batch_server.faults = faults
     with pytest.raises(kind) as caught:
         create(both, file_id)
@@ -117,7 +117,7 @@ def test_create_is_sent_once(
 
 def test_a_file_that_is_not_visible_yet(batch_server: LocalServer, both: Both) -> None:
     """A refusal that says only that the new file cannot be found is waited out."""
-    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl")
+    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl").id
     batch_server.faults = Faults(not_found_after_upload=1)
     create(both, file_id)
     assert len(batch_server.batches()) == 1
@@ -127,7 +127,7 @@ def test_a_file_that_is_not_visible_yet(batch_server: LocalServer, both: Both) -
 @pytest.mark.parametrize("faults", [Faults(cut_downloads=1), Faults(bad_gateway_downloads=1)])
 def test_a_download_is_whole(batch_server: LocalServer, both: Both, faults: Faults) -> None:
     """A download that breaks off or fails in passing is repeated, and nothing of the first try is left."""
-    file_id = both.upload(io.BytesIO(LINE * 5), "mine.jsonl")
+    file_id = both.upload(io.BytesIO(LINE * 5), "mine.jsonl").id
     batch_server.faults = faults
     target = io.BytesIO()
     both.download(file_id, target)
@@ -137,7 +137,7 @@ def test_a_download_is_whole(batch_server: LocalServer, both: Both, faults: Faul
 def test_a_download_that_never_works(batch_server: LocalServer) -> None:
     """After four tries it is an error, and the target is as it was."""
     both = Both("sync", account(batch_server, max_retries=0))
-    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl")
+    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl").id
     batch_server.faults = Faults(cut_downloads=9)
     target = io.BytesIO()
     with pytest.raises(ProviderError, match="broke"):
@@ -188,7 +188,7 @@ def test_cancel_and_list(batch_server: LocalServer) -> None:
     """Cancelling twice is no error; a list has pages; files are found by name."""
     batch_server.faults = Faults(stuck_in="in_progress")
     provider = Provider(account(batch_server))
-    ids = [create(provider, provider.upload(io.BytesIO(LINE), "mine.jsonl")).id for _ in range(3)]
+    ids = [create(provider, provider.upload(io.BytesIO(LINE), "mine.jsonl").id).id for _ in range(3)]
     assert provider.cancel(ids[0]).id == ids[0]
     for batch_id in ids[1:]:
         provider.cancel(batch_id)
@@ -209,7 +209,7 @@ def test_cancel_and_list(batch_server: LocalServer) -> None:
 def test_a_list_of_many_pages(batch_server: LocalServer) -> None:
     """More than a hundred batches come in several pages, each once."""
     provider = Provider(account(batch_server))
-    file_id = provider.upload(io.BytesIO(LINE), "mine.jsonl")
+    file_id = provider.upload(io.BytesIO(LINE), "mine.jsonl").id
     ids = {create(provider, file_id).id for _ in range(101)}
     first = provider.list_batches()
     assert first.next_after == first.batches[-1].id
