@@ -69,17 +69,28 @@ class InvalidInputError(RactobatchError, ValueError):
 
 
 class ProviderError(RactobatchError):
-    """The provider, or the way to it, answered with an error. `__cause__` is the client's own exception.
+    """The provider, or the way to it, answered with an error. No message holds a key.
+
+    `__cause__` is the client's own exception, unless its text holds a key.
 
     Attributes:
         status_code: The HTTP status, or `None` where no answer came.
         code: The provider's own error code, where it gave one.
+        retry_after: Seconds after which the provider wants to be asked again, where it said so.
     """
 
-    def __init__(self, message: str, *, status_code: int | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.code = code
+        self.retry_after = retry_after
 
     @property
     def refused(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIBatchProcessor"]
 
-_FILE_NAME = "batch_input.jsonl"
 _MAX_FAILED_POLLS = 5
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class OpenAIBatchProcessor:
         organization: OpenAI organisation.
         project: OpenAI project; batches and files belong to one.
         timeout: Seconds that one API call may take.
-        max_retries: How often the client repeats a call that is safe to repeat. Creating a batch never is.
+        max_retries: How often a call that is safe to repeat is repeated. Creating a batch never is.
         default_headers: Sent with every call.
         client: An `openai.OpenAI` of your own, instead of all of the above but `model`.
         async_client: An `openai.AsyncOpenAI` of your own, for the methods that are awaited.
@@ -112,7 +112,7 @@ class OpenAIBatchProcessor:
         """
         template = self._template(prompt)
         data = input_file(items, template, _limits(self._provider.profile))
-        file_id = self._provider.upload(io.BytesIO(data), _FILE_NAME).id
+        file_id = self._provider.upload(io.BytesIO(data), _file_name()).id
         try:
             remote = self._provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
@@ -194,7 +194,7 @@ class OpenAIBatchProcessor:
         """As `submit_batch`."""
         template, provider = self._template(prompt), await self._async_provider()
         data = input_file(items, template, _limits(provider.profile))
-        file_id = (await provider.upload(io.BytesIO(data), _FILE_NAME)).id
+        file_id = (await provider.upload(io.BytesIO(data), _file_name())).id
         try:
             remote = await provider.create(**_create(file_id, completion_window))
         except ProviderError as error:
@@ -351,6 +351,11 @@ class _Wait:
         return min(poll_interval_s, left)
 
 
+def _file_name() -> str:
+    """A name of its own for each input file: after an upload of which nobody knows, the file is looked for by it."""
+    return f"batch_input-{secrets.token_hex(8)}.jsonl"
+
+
 def _create(file_id: str, completion_window: str) -> dict[str, Any]:
     return {"input_file_id": file_id, "endpoint": CHAT, "completion_window": completion_window, "metadata": None}
 
@@ -366,7 +371,9 @@ def _unless_refused() -> Iterator[None]:
 
 
 def _with_advice(error: ProviderError, advice: str) -> ProviderError:
-    return type(error)(f"{error}. {advice}", status_code=error.status_code, code=error.code)
+    return type(error)(
+        f"{error}. {advice}", status_code=error.status_code, code=error.code, retry_after=error.retry_after
+    )
 
 
 _UNKNOWN = (

@@ -11,12 +11,12 @@ import dagster as dg
 
 from ractobatch_dagster.errors import RactobatchError
 from ractobatch_dagster.landing import confirm_landed
-from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requesting import Wanted, run_requests
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import RESOURCE
-from ractobatch_dagster.submission.engine import LIGHT, Engine, look
+from ractobatch_dagster.submission.engine import LIGHT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
+from ractobatch_dagster.submission.looking import Looked, look
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import Owner, SubmissionState
 
@@ -130,19 +130,19 @@ def _open(
         notes.append(f"{asset}: {error}")
 
 
-def _looked(resource: OpenAIBatchResource, found: Sequence[_Open], notes: list[str]) -> dict[str, RemoteBatch]:
+def _looked(resource: OpenAIBatchResource, found: Sequence[_Open], notes: list[str]) -> Looked:
     """Where the running batches of all submissions stand, asked for together."""
     wanted = {b.batch_id for one in found for b in one.state.batches if b.stage == "running" and b.batch_id}
     try:
-        looked, failures = look(resource.get_provider(), wanted)
+        looked = look(resource.get_provider(), wanted)
     except RactobatchError as error:
         notes.append(str(error))
-        return {}
-    notes.extend(f"batch {batch_id}: {error}" for batch_id, error in failures.items())
+        return Looked()
+    notes.extend(f"batch {batch_id}: {error}" for batch_id, error in looked.failed.items())
     return looked
 
 
-def _stepped(engine: Engine, one: _Open, looked: dict[str, RemoteBatch], notes: list[str]) -> SubmissionState:
+def _stepped(engine: Engine, one: _Open, looked: Looked, notes: list[str]) -> SubmissionState:
     try:
         state = engine.advance(one.files, steps=LIGHT, looked=looked)
     except RactobatchError as error:

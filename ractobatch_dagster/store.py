@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _BUFFER = 1 << 20
+_CLOCK, _PROBE = "clock", "probe"
 
 _CLIENT_OPTIONS = frozenset({"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout"})
 
@@ -73,6 +75,7 @@ class Store:
         if not re.match(r"[a-z][a-z0-9+.-]+://", text):
             text = Path(text).expanduser().absolute().as_uri()
         self.url = text.rstrip("/")
+        self._proven = False
         self.local_path: Path | None = None
         try:
             if text.startswith("file://"):
@@ -159,6 +162,50 @@ class Store:
         if self.local_path is not None:
             _sync(self.local_path / path)
         return True
+
+    def exists(self, path: str) -> bool:
+        """Whether the object is there.
+
+        Raises:
+            StoreError: Nobody knows.
+        """
+        import obstore
+
+        try:
+            obstore.head(self._store, path)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise StoreError(f"Could not look for {self.uri(path)}: {_first_line(error)}") from error
+        return True
+
+    def clock(self) -> float:
+        """Seconds since 1970, by the clock that all machines share which use this store: its own."""
+        import obstore
+
+        if self.local_path is not None:
+            return time.time()
+        self.write(_CLOCK, b"")
+        try:
+            return float(obstore.head(self._store, _CLOCK)["last_modified"].timestamp())
+        except Exception as error:
+            raise StoreError(f"Could not read {self.uri(_CLOCK)}: {_first_line(error)}") from error
+
+    def prove(self) -> None:
+        """See once that the store keeps what is there when somebody else creates it: the log rests on nothing else.
+
+        Raises:
+            ConfigurationError: It overwrites instead, so that two runs could pay for the same rows.
+        """
+        if self._proven:
+            return
+        self.create(_PROBE, b"the first")
+        if self.create(_PROBE, b"the second"):
+            raise ConfigurationError(
+                f"The store at {self.url!r} overwrites an object that should only be created. Submissions are not "
+                "safe there; use a store with conditional puts (S3, GCS, Azure, R2, MinIO, a local disk)."
+            )
+        self._proven = True
 
     def names(self, prefix: str) -> list[str]:
         """The names of all objects directly in this folder, sorted."""

@@ -15,12 +15,15 @@ from ractobatch_dagster.errors import ConfigurationError
 if TYPE_CHECKING:
     from ractobatch_dagster.local.answers import Answer, Model, RuleModel
     from ractobatch_dagster.local.background import ServerAddress, ensure_server, stop_server
-    from ractobatch_dagster.local.faults import Faults
+    from ractobatch_dagster.local.faults import AZURE, CallFault, Fate, Faults
     from ractobatch_dagster.local.server import LocalServer
     from ractobatch_dagster.local.upstream import UpstreamModel
 
 __all__ = [
+    "AZURE",
     "Answer",
+    "CallFault",
+    "Fate",
     "Faults",
     "LocalServer",
     "Model",
@@ -32,7 +35,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AZURE": "faults",
     "Answer": "answers",
+    "CallFault": "faults",
+    "Fate": "faults",
     "Faults": "faults",
     "LocalServer": "server",
     "Model": "answers",

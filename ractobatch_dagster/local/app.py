@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
-import time
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,17 +12,18 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ractobatch_dagster.local.calls import Activity, json_response
 from ractobatch_dagster.local.disk import Batch, Json
-from ractobatch_dagster.local.faults import cannot_find
+from ractobatch_dagster.local.downloads import download
 from ractobatch_dagster.local.problems import ApiError, error_body
+from ractobatch_dagster.local.trouble import Trouble, cannot_find
 from ractobatch_dagster.local.uploads import receive_form
 from ractobatch_dagster.local.work import Work
 
-__all__ = ["ENDPOINTS", "Activity", "build_app"]
+__all__ = ["ENDPOINTS", "build_app"]
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -34,42 +34,6 @@ ENDPOINTS = (
 )
 _MONTH = 30 * 24 * 60 * 60
 _MAX_UPLOAD = 512_000_000
-
-
-class Activity:
-    """Middleware that checks the key and knows when the server was last used."""
-
-    def __init__(self, app: ASGIApp, work: Work, api_key: str) -> None:
-        self._app, self._work = app, work
-        self._expected = f"Bearer {api_key}".encode()
-        self._open = 0
-        self._last = time.monotonic()
-
-    @property
-    def idle_for(self) -> float:
-        """For how many seconds there has been no request."""
-        return 0.0 if self._open else time.monotonic() - self._last
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        self._open += 1
-        try:
-            refusal = None if scope["path"] == "/health" else self._refusal(dict(scope["headers"]))
-            await (refusal or self._app)(scope, receive, send)
-        finally:
-            self._open -= 1
-            self._last = time.monotonic()
-
-    def _refusal(self, headers: dict[bytes, bytes]) -> Response | None:
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
-            message = "Incorrect API key provided. The key of this server was shown when it was started."
-            return _json(error_body(401, message, code="invalid_api_key"), 401)
-        if self._work.trouble.happens("outage"):
-            return _json(error_body(503, "The server is currently overloaded."), 503)
-        return None
 
 
 def build_app(work: Work, api_key: str, nonce: str) -> Activity:
@@ -89,14 +53,14 @@ def build_app(work: Work, api_key: str, nonce: str) -> Activity:
         await work.close()
 
     async def health(_: Request) -> Response:
-        return _json({"status": "ok", "nonce": nonce})
+        return json_response({"status": "ok", "nonce": nonce})
 
     async def answer(request: Request) -> Response:
         body = await _body(request)
         if body.get("stream"):
             raise ApiError(400, "Streaming is not supported.", param="stream")
         status, content = await work.answer(request.url.path, body)
-        return _json(content, status)
+        return json_response(content, status)
 
     app = Starlette(
         routes=[
@@ -138,35 +102,31 @@ class _Files:
                 purpose=purpose,
                 lifetime=lifetime or (_MONTH if purpose == "batch" else None),
             )
-        return _json(file)
+        return json_response(file)
 
     async def list(self, request: Request) -> Response:
         purpose = request.query_params.get("purpose")
+        lag = self._work.trouble.faults.file_list_lag
         files = [
             file
             for file_id in list(self._disk.files)
-            if (file := self._disk.file(file_id)) and purpose in (None, file["purpose"])
+            if (file := self._get(file_id)) and purpose in (None, file["purpose"]) and self._disk.age(file_id) >= lag
         ]
         ascending = request.query_params.get("order") == "asc"
         page = _page(request, files if ascending else files[::-1], ascending=ascending, maximum=10_000)
-        return _json(page)
+        return json_response(page)
 
     async def retrieve(self, request: Request) -> Response:
-        return _json(self._find(request))
+        return json_response(self._find(request))
 
     async def delete(self, request: Request) -> Response:
         file = self._find(request)
         self._disk.delete_file(file["id"])
-        return _json({"id": file["id"], "object": "file", "deleted": True})
+        return json_response({"id": file["id"], "object": "file", "deleted": True})
 
     async def content(self, request: Request) -> Response:
-        file = self._find(request)
-        if self._work.trouble.happens("bad_gateway_downloads"):
-            raise ApiError(502, "Bad gateway.")
-        path = self._disk.data(file["id"])
-        if self._work.trouble.happens("cut_downloads"):
-            return _cut_response(path, file["bytes"])
-        return FileResponse(path, media_type="application/octet-stream")
+        file_id = self._find(request)["id"]
+        return download(request, self._disk.data(file_id), self._trouble(file_id))
 
     def _check_batch_file(self, filename: str, path: Path) -> None:
         if not filename.endswith(".jsonl"):
@@ -176,10 +136,24 @@ class _Files:
 
     def _find(self, request: Request) -> Json:
         file_id = request.path_params["id"]
-        file = self._disk.file(file_id)
+        file = self._get(file_id)
         if file is None:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return file
+
+    def _get(self, file_id: str) -> Json | None:
+        """The file, unless there is none or its time is over."""
+        file = self._disk.file(file_id)
+        if file and file["purpose"] == "batch_output":
+            lifetime = self._trouble(file_id).faults.output_lifetime
+            if lifetime is not None and self._disk.age(file_id) >= lifetime:
+                self._disk.delete_file(file_id)
+                return None
+        return file
+
+    def _trouble(self, file_id: str) -> Trouble:
+        batch = self._disk.batch_with(file_id)
+        return self._work.trouble.at(batch.number if batch else None)
 
 
 class _Batches:
@@ -187,7 +161,6 @@ class _Batches:
         self._work, self._disk = work, work.disk
 
     async def create(self, request: Request) -> Response:
-        self._work.creates += 1
         body = await _body(request)
         for name in ("input_file_id", "endpoint", "completion_window"):
             if not body.get(name):
@@ -196,29 +169,30 @@ class _Batches:
         _check_choice(body, "completion_window", ("24h",))
         metadata = _metadata(body.get("metadata"))
         output_lifetime = _lifetime((body.get("output_expires_after") or {}).get("seconds"), "output_expires_after")
-        file = self._disk.file(str(body["input_file_id"]))
-        if file is None:
-            raise cannot_find(body["input_file_id"])
-        if file["purpose"] != "batch":
-            raise ApiError(
-                400, f"The file {file['id']} has the purpose '{file['purpose']}', not 'batch'.", param="input_file_id"
-            )
-        open_batches = self._work.open_batches
-        self._work.trouble.before_create(file["id"], open_batches)
+        self._check_input(str(body["input_file_id"]))
         shown = {name: body[name] for name in ("input_file_id", "endpoint", "completion_window")}
-        batch = self._work.create(
-            {**shown, "metadata": metadata},
-            output_lifetime=output_lifetime or _MONTH,
-        )
-        self._work.trouble.created(batch, open_batches)
+        batch = self._work.create({**shown, "metadata": metadata}, output_lifetime=output_lifetime or _MONTH)
         return self._show(batch)
 
+    def _check_input(self, file_id: str) -> None:
+        trouble = self._work.trouble.at(len(self._disk.batches))
+        file = self._disk.file(file_id)
+        if file is None:
+            if not trouble.faults.missing_file_accepted:
+                raise cannot_find(file_id)
+        elif file["purpose"] != "batch":
+            message = f"The file {file_id} has the purpose '{file['purpose']}', not 'batch'."
+            raise ApiError(400, message, param="input_file_id")
+        age = self._disk.age(file_id) if file else math.inf
+        begun = [batch.started for batch in self._disk.batches.values()]
+        trouble.before_create(file_id, age, self._work.open_batches, begun)
+
     async def list(self, request: Request) -> Response:
-        newest = time.time() - self._work.trouble.faults.list_lag
-        batches = [batch.shown for batch in reversed(self._disk.batches.values()) if batch.started <= newest]
-        page = _page(request, batches, ascending=False, maximum=100, default=20)
-        page["data"] = [self._work.show(self._disk.batches[shown["id"]]) for shown in page["data"]]
-        return _json(page)
+        batches = [batch.shown for batch in self._disk.batches.values() if self._work.is_listed(batch)]
+        ascending = self._work.trouble.faults.oldest_first
+        page = _page(request, batches if ascending else batches[::-1], ascending=ascending, maximum=100, default=20)
+        page["data"] = [self._work.show_listed(self._disk.batches[shown["id"]]) for shown in page["data"]]
+        return json_response(page)
 
     async def retrieve(self, request: Request) -> Response:
         return self._show(self._find(request))
@@ -229,7 +203,7 @@ class _Batches:
         return self._show(batch)
 
     def _show(self, batch: Batch) -> Response:
-        return _json(self._work.show(batch))
+        return json_response(self._work.show(batch))
 
     def _find(self, request: Request) -> Batch:
         batch_id = request.path_params["id"]
@@ -316,27 +290,12 @@ async def _body(request: Request) -> Json:
     return body
 
 
-def _cut_response(path: Path, size: int) -> Response:
-    """A download that promises the whole file and breaks off in the middle."""
-
-    async def half() -> AsyncIterator[bytes]:
-        with path.open("rb") as file:
-            yield file.read(size // 2)
-        raise ConnectionResetError("the download was cut, as asked for")
-
-    return StreamingResponse(half(), media_type="application/octet-stream", headers={"Content-Length": str(size)})
-
-
-def _json(content: Json, status_code: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status_code, media_type="application/json")
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
-        response = _json(error.body, error.status_code)
+        response = json_response(error.body, error.status_code)
         response.headers.update(error.headers)
         return response
     if isinstance(error, HTTPException):
         message = f"{error.detail}: {request.method} {request.url.path}"
-        return _json(error_body(error.status_code, message), error.status_code)
-    return _json(error_body(500, f"The server failed: {type(error).__name__}: {error}"), 500)
+        return json_response(error_body(error.status_code, message), error.status_code)
+    return json_response(error_body(500, f"The server failed: {type(error).__name__}: {error}"), 500)

@@ -41,12 +41,14 @@ class Batch:
         started: When it was created, in seconds since 1970, finer than `created_at`.
         number: How many batches were created in this folder before it.
         output_lifetime: For how many seconds its output files are kept, or `None` for ever.
+        window: How many seconds it has until it expires.
     """
 
     shown: Json
     started: float
     number: int
     output_lifetime: int | None = None
+    window: float = 24 * 60 * 60
 
     @property
     def id(self) -> str:
@@ -66,6 +68,7 @@ class Disk:
     folder: Path
     files: dict[str, Json] = field(default_factory=dict, init=False)
     batches: dict[str, Batch] = field(default_factory=dict, init=False)
+    _owners: dict[str, Batch] = field(default_factory=dict, init=False)
     _last: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ class Disk:
         for path in sorted(self.folder.glob("files/*.json")):
             self.files[path.stem] = _read(path)
         for path in sorted(self.folder.glob("batches/*.json")):
-            self.batches[path.stem] = Batch(**_read(path))
+            self._own(Batch(**_read(path)))
         self._sweep()
 
     def new_id(self, prefix: str) -> str:
@@ -118,6 +121,10 @@ class Disk:
         """Where the bytes of a file are."""
         return self.folder / "files" / f"{file_id}.data"
 
+    def age(self, file_id: str) -> float:
+        """How long there has been such a file, in seconds, finer than its `created_at`."""
+        return time.time() - int(file_id.removeprefix("file-")[:16], 16) / 1e9
+
     def delete_file(self, file_id: str) -> None:
         """Remove a file. A batch that already runs on it is not disturbed."""
         del self.files[file_id]
@@ -128,16 +135,27 @@ class Disk:
     def add_batch(self, batch: Batch) -> None:
         """Keep a new batch, with a claim on the bytes of its input file that outlives the file."""
         source, claim = self.data(batch.shown["input_file_id"]), self.work(batch.id, "input")
-        try:
-            os.link(source, claim)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, claim)
+        if batch.shown["input_file_id"] in self.files:
+            try:
+                os.link(source, claim)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, claim)
         self.save_batch(batch)
-        self.batches[batch.id] = batch
 
     def save_batch(self, batch: Batch) -> None:
         """Write the batch down as it now is."""
         write_atomically(self.folder / "batches" / f"{batch.id}.json", msgspec.json.encode(batch))
+        self._own(batch)
+
+    def _own(self, batch: Batch) -> None:
+        self.batches[batch.id] = batch
+        for kind in ("input", "output", "error"):
+            if file_id := batch.shown[f"{kind}_file_id"]:
+                self._owners.setdefault(file_id, batch)
+
+    def batch_with(self, file_id: str) -> Batch | None:
+        """The batch that a file belongs to, as what it was asked or as what it answered."""
+        return self._owners.get(file_id)
 
     def work(self, batch_id: str, kind: str) -> Path:
         """A working file of a batch: `input`, `answers`, `output` or `error`."""
@@ -149,10 +167,16 @@ class Disk:
             self.work(batch_id, kind).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what a killed process left half-made: bytes without a file, and work without an open batch."""
+        """Remove what a killed process left half-made: bytes without a file, results without a batch that names
+        them, work without an open batch, and documents that were still being written."""
+        for file_id, file in list(self.files.items()):
+            if file["purpose"] == "batch_output" and file_id not in self._owners:
+                self.delete_file(file_id)
         for path in self.folder.glob("files/*.data"):
             if path.stem not in self.files:
                 path.unlink()
+        for path in (*self.folder.glob("files/.*"), *self.folder.glob("batches/.*")):
+            path.unlink()
         for path in self.folder.glob("work/*"):
             batch = self.batches.get(path.stem)
             if batch is None or batch.status in TERMINAL:

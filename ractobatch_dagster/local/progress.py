@@ -6,26 +6,23 @@ was; only where each line begins is held in memory. The two result files are mad
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ractobatch_dagster.local.disk import Json
-from ractobatch_dagster.local.faults import DROPPED, GHOST, LATE
-from ractobatch_dagster.local.problems import error_body
+from ractobatch_dagster.local.faults import Fate
+from ractobatch_dagster.local.lines import CANCELLED, EXPIRED, Ask, has_failed, result_line, unfinished_line
 
 __all__ = ["Progress"]
 
 SLICE = 0.1
 """For how many seconds a thread works on one batch before it is another batch's turn."""
-
-Ask = Callable[[str, Json], tuple[int, Json]]
 
 
 class Progress:
@@ -36,10 +33,10 @@ class Progress:
         spool: Where its answers are collected.
         total: How many requests it holds.
         fates: What happens to single requests instead of an answer, by `custom_id`.
-        ask: Gives the status and body that answer an endpoint and a request body.
+        ask: Has a request answered.
     """
 
-    def __init__(self, source: Path, spool: Path, total: int, fates: Mapping[str, int], ask: Ask) -> None:
+    def __init__(self, source: Path, spool: Path, total: int, fates: Mapping[str, Fate], ask: Ask) -> None:
         self._source, self._spool = source, spool
         self.total = total
         self._fates, self._ask = fates, ask
@@ -61,7 +58,7 @@ class Progress:
     @property
     def expires(self) -> bool:
         """Whether some of its requests are never reached."""
-        return LATE in self._fates.values()
+        return "late" in self._fates.values()
 
     @property
     def counts(self) -> Json:
@@ -80,7 +77,6 @@ class Progress:
 
     def close(self) -> None:
         """Take no more answers, not even those that are being made: the batch is another server's from now."""
-        self.halted = True
         with self._lock:
             self._closed = True
 
@@ -90,12 +86,11 @@ class Progress:
             for raw in file:
                 custom_id = msgspec.json.decode(raw)["custom_id"]
                 if custom_id not in self._done:
-                    line = _line(custom_id, response=None, error={"code": code, "message": message})
-                    self._keep(line, failed=True)
+                    self._keep(unfinished_line(custom_id, code, message))
 
-    def result_lines(self, shuffle: Callable[[list[Any]], None], *, failed: bool) -> Iterator[bytes]:
-        """The lines of the output file, or of the error file, in the order that `shuffle` makes."""
-        lines = [line for line in self._lines if line[2] is failed]
+    def result_lines(self, shuffle: Callable[[list[Any]], None], failed: Collection[bool]) -> Iterator[bytes]:
+        """The lines of a result file, in the order that `shuffle` makes: those that failed, or did not, or both."""
+        lines = [line for line in self._lines if line[2] in failed]
         shuffle(lines)
         if not lines:
             return
@@ -104,9 +99,9 @@ class Progress:
                 file.seek(begin)
                 yield file.read(length)
 
-    def has_lines(self, *, failed: bool) -> bool:
-        """Whether there is anything to write into the output file, or the error file."""
-        return any(line[2] is failed for line in self._lines)
+    def has_lines(self, failed: Collection[bool]) -> bool:
+        """Whether there are any such lines."""
+        return any(line[2] in failed for line in self._lines)
 
     def _take(self, due: int) -> Json | None:
         with self._lock:
@@ -123,42 +118,43 @@ class Progress:
     def _answer(self, request: Json) -> None:
         custom_id = request["custom_id"]
         fate = self._fates.get(custom_id)
-        if fate == LATE:
+        if fate == "late":
             return
-        if fate == DROPPED:
+        if fate == "drop":
             with self._lock:
                 self._done.add(custom_id)
                 self.completed += 1
             return
-        if fate == GHOST:
-            response: Json = {"status_code": 0, "request_id": "", "body": {}}
-        else:
-            status, body = (
-                self._ask(request["url"], request["body"])
-                if fate is None
-                else (fate, error_body(fate, f"This request was made to fail with status {fate}."))
-            )
-            response = {"status_code": status, "request_id": f"req_{secrets.token_hex(12)}", "body": body}
-        line = _line(custom_id, response=response, error=None)
+        lines = [result_line(request, fate, self._ask)]
+        if fate == "both":
+            lines.append(result_line(request, 500, self._ask))
         with self._lock:
             if not self._closed:
-                self._keep(line, failed=_has_failed(response))
-                self._count(response)
+                self._keep(*lines)
+                self._count(lines[0])
 
-    def _keep(self, line: Json, *, failed: bool) -> None:
-        data = msgspec.json.encode(line) + b"\n"
+    def _keep(self, *lines: Json) -> None:
+        """Add the lines of one request, together, so that a process that is killed leaves all of them or none."""
+        data = [msgspec.json.encode(line) + b"\n" for line in lines]
         with self._spool.open("ab") as file:
             begin = file.tell()
-            file.write(data)
-        self._lines.append((begin, len(data), failed))
-        self._done.add(line["custom_id"])
+            file.write(b"".join(data))
+        for line, raw in zip(lines, data, strict=True):
+            self._lines.append((begin, len(raw), has_failed(line)))
+            self._done.add(line["custom_id"])
+            begin += len(raw)
 
-    def _count(self, response: Json) -> None:
+    def _count(self, line: Json) -> None:
+        response = line["response"]
+        if response is None:
+            self.failed += line["error"]["code"] not in (EXPIRED[0], CANCELLED[0])
+            return
         if response["status_code"] >= 400:
             self.failed += 1
             return
         self.completed += 1  # the API counts lines with status 0 as completed, too
-        self.usage.update(_usage(response["body"].get("usage") or {}))
+        body = response["body"]
+        self.usage.update(_usage((body.get("usage") if isinstance(body, dict) else None) or {}))
 
     def _resume(self) -> None:
         """Take up what an earlier server process has answered; a half-written last line is dropped."""
@@ -169,26 +165,12 @@ class Progress:
                 if not raw.endswith(b"\n"):
                     break
                 line = msgspec.json.decode(raw)
-                response = line["response"]
-                self._lines.append((good, len(raw), _has_failed(response)))
-                self._done.add(line["custom_id"])
-                if response is not None:
-                    self._count(response)
+                self._lines.append((good, len(raw), has_failed(line)))
+                if line["custom_id"] not in self._done:
+                    self._done.add(line["custom_id"])
+                    self._count(line)
                 good += len(raw)
             file.truncate(good)
-
-
-def _line(custom_id: str, *, response: Json | None, error: Json | None) -> Json:
-    return {
-        "id": f"batch_req_{secrets.token_hex(12)}",
-        "custom_id": custom_id,
-        "response": response,
-        "error": error,
-    }
-
-
-def _has_failed(response: Json | None) -> bool:
-    return response is None or not 200 <= response["status_code"] < 300
 
 
 def _usage(usage: Mapping[str, Any]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import secrets
 import socket
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +17,15 @@ from types import TracebackType
 import uvicorn
 from filelock import FileLock, Timeout
 
-from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.errors import ConfigurationError, RactobatchError
 from ractobatch_dagster.local.answers import Model, RuleModel
 from ractobatch_dagster.local.app import build_app
 from ractobatch_dagster.local.background import ServerAddress, read_address, write_address
 from ractobatch_dagster.local.disk import Disk, Json
-from ractobatch_dagster.local.faults import Faults, Trouble
+from ractobatch_dagster.local.faults import Faults
+from ractobatch_dagster.local.trouble import Trouble
 from ractobatch_dagster.local.validation import Limits
-from ractobatch_dagster.local.work import Work
+from ractobatch_dagster.local.work import Counts, Work
 
 __all__ = ["LocalServer", "serve"]
 
@@ -67,6 +69,7 @@ class LocalServer:
         self._seconds, self._limits = seconds, limits
         self._host, self._port = host, port
         self._faults = faults
+        self._counts = Counts()
         self._runner: _Runner | None = None
         self._thread: threading.Thread | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -75,7 +78,16 @@ class LocalServer:
         if self._folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ractobatch-local-")
         folder = self._folder or Path(self._temporary.name if self._temporary else "")
-        runner = _Runner(folder, self._model, self._seconds, self._limits, self.api_key, self._host, self._port)
+        runner = _Runner(
+            folder,
+            self._model,
+            self._seconds,
+            self._limits,
+            self.api_key,
+            self._host,
+            self._port,
+            counts=self._counts,
+        )
         runner.work.trouble = Trouble(self._faults)
         self._runner, self._port = runner, runner.port  # a second entry comes back on the same port
         self._thread = threading.Thread(target=runner.run, daemon=True, name="ractobatch-local-http")
@@ -116,9 +128,19 @@ class LocalServer:
         self._running.work.trouble = Trouble(faults)
 
     @property
+    def calls(self) -> Counter[tuple[str, str]]:
+        """How many HTTP calls there were, by method and route: `calls["POST", "/v1/batches/{id}/cancel"]`."""
+        return self._counts.calls.copy()
+
+    @property
+    def billed(self) -> Counter[tuple[str, str]]:
+        """How many times the model has answered a request of a batch, by the batch's id and the `custom_id`."""
+        return self._counts.billed.copy()
+
+    @property
     def creates(self) -> int:
         """How many times a client has tried to create a batch, whatever the reply was."""
-        return self._running.work.creates
+        return self._counts.calls["POST", "/v1/batches"]
 
     def batches(self) -> list[Json]:
         """Every batch as it really is, untouched by faults, oldest first."""
@@ -209,6 +231,7 @@ class _Runner:
         port: int,
         wished_port: int = 0,
         patience: float = 0.0,
+        counts: Counts | None = None,
     ) -> None:
         self._lock = FileLock(folder / "server.lock", thread_local=False)
         try:
@@ -219,15 +242,16 @@ class _Runner:
         except OSError as error:
             raise ConfigurationError(f"The folder {folder} cannot be used: {error}") from error
         try:
+            disk = Disk(folder)
             self._socket = _listen(host, port, wished_port)
-        except ConfigurationError:
+        except RactobatchError:
             self._lock.release()
             raise
         self.port: int = self._socket.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         self.base_url = f"http://{name}:{self.port}/v1"
         self.nonce = secrets.token_hex(16)
-        self.work = Work(Disk(folder), model, seconds=seconds, limits=limits)
+        self.work = Work(disk, model, seconds=seconds, limits=limits, counts=counts or Counts())
         self.started = threading.Event()
         self.loop: asyncio.AbstractEventLoop
         self._activity = build_app(self.work, api_key, self.nonce)

@@ -10,28 +10,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ractobatch_dagster.local.answers import Model
 from ractobatch_dagster.local.disk import TERMINAL, Batch, Disk, Json
-from ractobatch_dagster.local.faults import QUEUE_FULL, Faults, Trouble
+from ractobatch_dagster.local.faults import Fate, Faults
+from ractobatch_dagster.local.lines import CANCELLED, EXPIRED, with_separators
 from ractobatch_dagster.local.pool import Pool
 from ractobatch_dagster.local.problems import ApiError, error_body
 from ractobatch_dagster.local.progress import Progress
+from ractobatch_dagster.local.trouble import QUEUE_FULL, Trouble, cannot_find
 from ractobatch_dagster.local.validation import Limits, Validated, validate
 
-__all__ = ["WINDOW", "Work"]
+__all__ = ["Counts", "Work"]
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 24 * 60 * 60
-"""How long a batch may take, in seconds."""
-
 _VALIDATED, _ANSWERED = 0.1, 0.9  # of a batch's time
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a server has been asked and what it has done, whatever went wrong with it.
+
+    Attributes:
+        calls: HTTP calls, by method and route.
+        billed: Answers of the model to requests of batches, by the batch's id and the `custom_id`.
+    """
+
+    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    billed: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Work:
@@ -42,16 +56,18 @@ class Work:
         model: Answers the requests.
         seconds: How long a batch takes at least, from its creation to its end.
         limits: What one batch may hold.
+        counts: What is counted up.
     """
 
-    def __init__(self, disk: Disk, model: Model, *, seconds: float, limits: Limits) -> None:
+    def __init__(self, disk: Disk, model: Model, *, seconds: float, limits: Limits, counts: Counts) -> None:
         self.disk, self.model, self.seconds, self.limits = disk, model, seconds, limits
+        self.counts = counts
         self.trouble = Trouble(Faults())
         self._pool = Pool(model.concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._halts: dict[str, asyncio.Event] = {}
         self._running: dict[str, Progress] = {}
-        self.creates = 0
+        self._history: dict[str, list[tuple[float, Json]]] = {}
 
     def resume(self) -> None:
         """Go on with what an earlier server process left unfinished."""
@@ -60,13 +76,19 @@ class Work:
                 self._start(batch)
 
     async def close(self) -> None:
-        """Stop where things are; a later server process goes on from there."""
-        for progress in self._running.values():
-            progress.close()
+        """Stop where things are; a later server process goes on from there.
+
+        What is just being answered is still waited for, but not long: an answer that is dropped is paid for twice.
+        """
+        running = list(self._running.values())
+        for progress in running:
+            progress.halted = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._pool.close()
+        for progress in running:
+            progress.close()
 
     @property
     def open_batches(self) -> int:
@@ -92,7 +114,7 @@ class Work:
                 "error_file_id": None,
                 "created_at": int(now),
                 "in_progress_at": None,
-                "expires_at": int(now) + WINDOW,
+                "expires_at": None,
                 "finalizing_at": None,
                 "completed_at": None,
                 "failed_at": None,
@@ -107,7 +129,11 @@ class Work:
             number=len(self.disk.batches),
             output_lifetime=output_lifetime,
         )
+        self.trouble.created(batch, self.open_batches)
+        batch.window = self._faults(batch).day
+        batch.shown["expires_at"] = int(now + batch.window)
         self.disk.add_batch(batch)
+        self._remember(batch)
         self._start(batch)
         return batch
 
@@ -130,7 +156,30 @@ class Work:
         shown = batch.shown
         if progress := self._running.get(batch.id):
             shown = {**shown, "request_counts": progress.counts}
-        return self.trouble.show(batch, shown)
+        return self.trouble.of(batch).show(shown)
+
+    def is_listed(self, batch: Batch) -> bool:
+        """Whether lists have the batch yet."""
+        return batch.started <= time.time() - self._list_lag(batch)
+
+    def show_listed(self, batch: Batch) -> Json:
+        """A batch as lists show it, which may lag behind."""
+        lag = self._list_lag(batch)
+        if not lag:
+            return self.show(batch)
+        then = time.time() - lag
+        past = [shown for moment, shown in self._history.get(batch.id, ()) if moment <= then]
+        return self.trouble.of(batch).show(past[-1] if past else batch.shown)
+
+    def _list_lag(self, batch: Batch) -> float:
+        return self.trouble.at(batch.number).faults.list_lag
+
+    def _faults(self, batch: Batch) -> Faults:
+        return self.trouble.of(batch).faults
+
+    def _takes(self, batch: Batch) -> float:
+        takes = self._faults(batch).takes
+        return self.seconds if takes is None else takes
 
     async def answer(self, endpoint: str, body: Json) -> tuple[int, Json]:
         """Answer one request outside any batch."""
@@ -163,24 +212,35 @@ class Work:
     async def _live(self, batch: Batch, halt: asyncio.Event) -> None:
         await self._stay(batch, halt, "validating", _VALIDATED)
         path = self.disk.work(batch.id, "input")
+        if not path.exists():
+            self._fail(batch, "invalid_request", str(cannot_find(batch.shown["input_file_id"])), "input_file_id")
+            return
         validated = await self._pool.run(partial(validate, path, batch.shown["endpoint"], self.limits))
-        if batch.status == "validating" and not self._admit(batch, validated):
+        fates = self.trouble.of(batch).fates(batch, validated.custom_ids)
+        if batch.status == "validating" and not self._admit(batch, validated, fates):
             return
         if batch.shown["in_progress_at"] is None:  # cancelled before anything ran
             self._end(batch, "cancelled")
             return
-        progress = await self._pool.run(partial(self._progress, batch, path, validated.custom_ids))
+        total = len(validated.custom_ids)
+        progress = await self._pool.run(partial(self._progress, batch, path, fates, total))
         progress.halted = halt.is_set()
         self._running[batch.id] = progress
         await asyncio.gather(*(self._pull(batch, progress, halt) for _ in range(self.model.concurrency)))
         if batch.status != "cancelling":
             await self._stay(batch, halt, "in_progress", _ANSWERED)
-        await self._finish(batch, progress, halt)
+        await self._finish(batch, progress, fates, halt)
 
-    def _admit(self, batch: Batch, validated: Validated) -> bool:
+    def _admit(self, batch: Batch, validated: Validated, fates: Mapping[str, Fate]) -> bool:
         """Let a validated batch run, or fail it."""
+        if not validated.errors:
+            for line, custom_id in enumerate(validated.custom_ids, start=1):
+                if fates.get(custom_id) == "invalid":
+                    validated.blame("invalid_request", "This request was made to be invalid.", line=line)
         if self.trouble.dooms(batch):
             self._fail(batch, "token_limit_exceeded", QUEUE_FULL.format(model=validated.model))
+        elif (code := self._faults(batch).fails_with) is not None:
+            self._fail(batch, code, f"The batch was made to fail with {code}.")
         elif validated.errors:
             self._end(batch, "failed", errors={"object": "list", "data": validated.errors})
         else:
@@ -188,13 +248,16 @@ class Work:
             self._move(batch, "in_progress", model=validated.model, request_counts=counts)
         return batch.status == "in_progress"
 
-    def _progress(self, batch: Batch, path: Path, custom_ids: list[str]) -> Progress:
-        def ask(endpoint: str, body: Json) -> tuple[int, Json]:
-            status, answer = self._ask(endpoint, body)
-            return status, self.trouble.alter(batch, answer)
+    def _progress(self, batch: Batch, path: Path, fates: Mapping[str, Fate], total: int) -> Progress:
+        separators = self._faults(batch).separators
 
-        fates = self.trouble.fates(batch, custom_ids)
-        return Progress(path, self.disk.work(batch.id, "answers"), len(custom_ids), fates, ask)
+        def ask(request: Json) -> tuple[int, Json]:
+            status, body = self._ask(request["url"], request["body"])
+            if 200 <= status < 300:
+                self.counts.billed[batch.id, request["custom_id"]] += 1
+            return status, with_separators(body) if separators else body
+
+        return Progress(path, self.disk.work(batch.id, "answers"), total, fates, ask)
 
     async def _pull(self, batch: Batch, progress: Progress, halt: asyncio.Event) -> None:
         """Have requests answered, no faster than the batch's pace, until there are none or it is to end."""
@@ -207,33 +270,35 @@ class Work:
 
     def _pace(self, batch: Batch, progress: Progress) -> tuple[int, float]:
         """How many requests are due by now, and in how many seconds the next one is."""
-        span = self.seconds * (_ANSWERED - _VALIDATED)
+        seconds = self._takes(batch)
+        span = seconds * (_ANSWERED - _VALIDATED)
         if span <= 0:
             return progress.total, 0.0
-        elapsed = time.time() - batch.started - self.seconds * _VALIDATED
+        elapsed = time.time() - batch.started - seconds * _VALIDATED
         due = min(progress.total, int(progress.total * elapsed / span))
         return due, max((due + 1) * span / progress.total - elapsed, 0.01)
 
-    @staticmethod
-    def _late(batch: Batch) -> bool:
-        return time.time() >= float(batch.shown["expires_at"])
+    def _late(self, batch: Batch) -> bool:
+        return not self._faults(batch).overtime and time.time() >= batch.started + batch.window
 
-    async def _finish(self, batch: Batch, progress: Progress, halt: asyncio.Event) -> None:
+    async def _finish(self, batch: Batch, progress: Progress, fates: Mapping[str, Fate], halt: asyncio.Event) -> None:
         """Write the result files and end the batch."""
-        if batch.status == "cancelling":
-            code, message = "batch_cancelled", "This request was not executed because the batch was cancelled."
-        else:
-            code = "batch_expired"
-            message = "This request could not be executed before the completion window expired."
+        faults = self._faults(batch)
         expired = progress.expires or not progress.exhausted
+        if progress.expires and faults.cancel_at is not None and batch.status != "cancelling":
+            self._move(batch, "cancelling")
         if expired or batch.status == "cancelling":
-            await self._pool.run(partial(progress.close_out, code, message))
+            if faults.unfinished_lines:
+                reason = CANCELLED if batch.status == "cancelling" else EXPIRED
+                await self._pool.run(partial(progress.close_out, *reason))
         else:
             if batch.status == "in_progress":
                 self._move(batch, "finalizing")
             await self._stay(batch, halt, "finalizing", 1.0)
-        output = await self._write(batch, progress, failed=False)
-        error = await self._write(batch, progress, failed=True)
+        if batch.status == "cancelling":
+            await asyncio.sleep(faults.cancelling_takes)
+        output = await self._write(batch, progress, fates, "output")
+        error = await self._write(batch, progress, fates, "error")
         status = "cancelled" if batch.status == "cancelling" else "expired" if expired else "completed"
         self._end(
             batch,
@@ -244,13 +309,18 @@ class Work:
             usage=_batch_usage(progress),
         )
 
-    async def _write(self, batch: Batch, progress: Progress, *, failed: bool) -> str | None:
-        if not progress.has_lines(failed=failed):
+    async def _write(
+        self, batch: Batch, progress: Progress, fates: Mapping[str, Fate], kind: Literal["output", "error"]
+    ) -> str | None:
+        """Make a result file; its id, or `None` where there is nothing to write into it."""
+        trouble = self.trouble.of(batch)
+        failed = {kind == "error"}
+        if trouble.faults.errors_in_output:
+            failed = {True, False} if kind == "output" else set()
+        empty = kind == "error" and trouble.faults.empty_error_file
+        if not (progress.has_lines(failed) or empty):
             return None
-        kind = "error" if failed else "output"
-        lines: Iterable[bytes] = progress.result_lines(self.trouble.shuffler(batch), failed=failed)
-        if not failed:
-            lines = self.trouble.spoil(batch, lines)
+        lines = trouble.spoil(progress.result_lines(trouble.shuffler(batch), failed), fates, failed=kind == "error")
         path = self.disk.work(batch.id, kind)
         await self._pool.run(partial(_write_lines, path, lines))
         file = self.disk.add_file(
@@ -263,21 +333,27 @@ class Work:
 
     async def _stay(self, batch: Batch, halt: asyncio.Event, status: str, share: float) -> None:
         """Let this share of the batch's time pass, unless it is to end before."""
-        while not halt.is_set() and self.trouble.stuck(status):
+        while not halt.is_set() and self._faults(batch).stuck_in == status:
             await _sleep(halt, 0.1)
-        await _sleep(halt, batch.started + share * self.seconds - time.time())
+        await _sleep(halt, batch.started + share * self._takes(batch) - time.time())
 
     def _move(self, batch: Batch, status: str, **changes: Any) -> None:
         changes = {"status": status, f"{status}_at": int(time.time()), **changes}
         batch.shown.update(changes)
         self.disk.save_batch(batch)
+        self._remember(batch)
+
+    def _remember(self, batch: Batch) -> None:
+        """Keep how the batch stands now, for lists that lag."""
+        if self._list_lag(batch):
+            self._history.setdefault(batch.id, []).append((time.time(), dict(batch.shown)))
 
     def _end(self, batch: Batch, status: str, **changes: Any) -> None:
         self._move(batch, status, **changes)
         self.disk.clear_work(batch.id)
 
-    def _fail(self, batch: Batch, code: str, message: str) -> None:
-        issue = {"code": code, "message": message, "param": None, "line": None}
+    def _fail(self, batch: Batch, code: str, message: str, param: str | None = None) -> None:
+        issue = {"code": code, "message": message, "param": param, "line": None}
         self._end(batch, "failed", errors={"object": "list", "data": [issue]})
 
 

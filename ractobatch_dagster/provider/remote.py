@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ractobatch_dagster.errors import ProviderAPIError
 from ractobatch_dagster.models import BatchJobInfo, BatchStatus
+from ractobatch_dagster.provider.secrecy import redacted
 
 __all__ = ["Issue", "Page", "RemoteBatch", "UploadedFile", "read_batch", "read_file", "read_status"]
 
@@ -63,7 +64,7 @@ class RemoteBatch:
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file at the provider: its size in bytes and, by the provider's clock, when it was made; 0 where it says neither."""
+    """A file at the provider: its size in bytes, and when it was made, by its clock; 0 where it does not say."""
 
     id: str
     name: str = ""
@@ -102,14 +103,18 @@ def read_status(word: object) -> BatchStatus:
     return _STATUSES.get(str(word).strip().lower(), BatchStatus.IN_PROGRESS)
 
 
-def read_batch(batch: Any) -> RemoteBatch:
+def read_batch(batch: Any, hide: Callable[[str], str] = redacted) -> RemoteBatch:
     """A batch as the `openai` client returns it; its fields are not validated there, and any may be missing.
+
+    Args:
+        batch: What the client returned.
+        hide: Takes secrets out of what is told of it.
 
     Raises:
         ProviderAPIError: It is no batch at all, but for example a web page.
     """
     if not getattr(batch, "id", None):
-        raise ProviderAPIError(f"[openai] the reply is no batch but {batch!r:.200}. Is the base URL right?")
+        raise ProviderAPIError(f"[openai] the reply is no batch but {hide(repr(batch)):.200}. Is the base URL right?")
     counts = getattr(batch, "request_counts", None)
     errors = getattr(getattr(batch, "errors", None), "data", None) or ()
     metadata = getattr(batch, "metadata", None)
@@ -123,20 +128,24 @@ def read_batch(batch: Any) -> RemoteBatch:
         total=_count(counts, "total"),
         completed=_count(counts, "completed"),
         failed=_count(counts, "failed"),
-        issues=tuple(_issue(one) for one in errors),
+        issues=tuple(_issue(one, hide) for one in errors),
         metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, Mapping) else {},
         raw=batch,
     )
 
 
-def read_file(file: Any) -> UploadedFile:
+def read_file(file: Any, hide: Callable[[str], str] = redacted) -> UploadedFile:
     """A file as the `openai` client returns it.
+
+    Args:
+        file: What the client returned.
+        hide: Takes secrets out of what is told of it.
 
     Raises:
         ProviderAPIError: It is no file at all.
     """
     if not getattr(file, "id", None):
-        raise ProviderAPIError(f"[openai] the reply is no file but {file!r:.200}. Is the base URL right?")
+        raise ProviderAPIError(f"[openai] the reply is no file but {hide(repr(file)):.200}. Is the base URL right?")
     return UploadedFile(
         id=str(file.id),
         name=str(getattr(file, "filename", None) or ""),
@@ -145,10 +154,10 @@ def read_file(file: Any) -> UploadedFile:
     )
 
 
-def _issue(error: Any) -> Issue:
+def _issue(error: Any, hide: Callable[[str], str]) -> Issue:
     line = getattr(error, "line", None)
     return Issue(
-        message=str(getattr(error, "message", None) or "no reason given"),
+        message=hide(str(getattr(error, "message", None) or "no reason given")),
         code=getattr(error, "code", None),
         line=line if isinstance(line, int) else None,
     )

@@ -1,9 +1,10 @@
-"""The client's exceptions in our words, and back: which of them mean "later", "never" or "nobody knows"."""
+"""The client's exceptions in our words: which of them mean "later", "never" or "nobody knows"."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Collection
+from typing import Any
 
 from ractobatch_dagster.errors import (
     ProviderAPIError,
@@ -13,42 +14,49 @@ from ractobatch_dagster.errors import (
     ProviderTimeoutError,
     QueueFullError,
 )
+from ractobatch_dagster.provider.retry import asked_pause
+from ractobatch_dagster.provider.secrecy import redacted
 
 __all__ = ["not_found_yet", "translated"]
 
 _HTTP_CLIENTS = ("httpx2", "httpx", "httpcore2", "httpcore")
 
 
-@contextmanager
-def translated(doing: str, *, creating: bool = False) -> Iterator[None]:
-    """Raise what goes wrong inside as one of our errors.
+def translated(
+    error: Exception, doing: str, *, creating: bool = False, now: float = 0.0, secrets: Collection[str] = ()
+) -> ProviderError | None:
+    """What the client raised, as one of our errors, or `None` if it has nothing to do with the provider.
 
     Args:
-        doing: What is being done, for the message.
-        creating: A batch is being created, so that "too much" means the quota and will pass.
+        error: What was raised.
+        doing: What was being done, for the message.
+        creating: A batch was being created, so that "too much" means the quota and will pass.
+        now: Seconds since 1970, for a `Retry-After` that is a date.
+        secrets: What the message must not hold; the provider may have echoed it.
     """
     import openai
 
-    try:
-        yield
-    except openai.APITimeoutError as error:
-        raise ProviderTimeoutError(f"[openai] {doing}: no answer in time") from error
-    except openai.APIStatusError as error:
-        raise _of_status(error, doing, creating) from error
-    except openai.APIError as error:
-        raise ProviderAPIError(f"[openai] {doing}: {error.message}") from error
-    except Exception as error:
-        # a reply that breaks off while it is streamed comes up as the HTTP client's own error
-        if type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS:
-            raise
-        raise ProviderAPIError(f"[openai] {doing}: the connection broke ({error})") from error
+    if isinstance(error, openai.APITimeoutError):
+        return ProviderTimeoutError(f"[openai] {doing}: no answer in time")
+    if isinstance(error, openai.APIStatusError):
+        return _of_status(error, doing, creating, now, secrets)
+    if isinstance(error, openai.APIError):
+        why = f"{error.message} ({error.__cause__})" if error.__cause__ else error.message
+        return ProviderAPIError(redacted(f"[openai] {doing}: {why}", secrets))
+    if isinstance(error, json.JSONDecodeError | UnicodeError):
+        return ProviderAPIError(redacted(f"[openai] {doing}: what is sent or came back is no text: {error}", secrets))
+    # a reply that breaks off while it is streamed comes up as the HTTP client's own error
+    if type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS:
+        return None
+    if type(error).__name__.endswith("Timeout"):
+        return ProviderTimeoutError(f"[openai] {doing}: no answer in time")
+    return ProviderAPIError(redacted(f"[openai] {doing}: the connection broke ({error})", secrets))
 
 
-def _of_status(error: object, doing: str, creating: bool) -> ProviderError:
-    status = int(getattr(error, "status_code", 0))
-    code = getattr(error, "code", None)
-    code = None if code is None else str(code)  # some servers write a number
-    message = f"[openai] {doing}: {getattr(error, 'message', error)}"
+def _of_status(error: Any, doing: str, creating: bool, now: float, secrets: Collection[str]) -> ProviderError:
+    status = int(error.status_code)
+    code = None if error.code is None else redacted(str(error.code), secrets)  # some servers write a number
+    message = redacted(f"[openai] {doing}: {error.message}", secrets)
     kind: type[ProviderError] = ProviderAPIError
     if status in (401, 403):
         kind = ProviderAuthError
@@ -56,7 +64,7 @@ def _of_status(error: object, doing: str, creating: bool) -> ProviderError:
         kind = ProviderNotFoundError
     elif creating and _is_queue_full(status, code, message):
         kind = QueueFullError
-    return kind(message, status_code=status, code=code)
+    return kind(message, status_code=status, code=code, retry_after=asked_pause(error.response.headers, now))
 
 
 def _is_queue_full(status: int, code: str | None, message: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ractobatch_dagster.errors import InvalidInputError
 
-__all__ = ["encode_line", "request_hash"]
+__all__ = ["encode_line", "json_line", "request_hash"]
 
 _BREAKS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"})
 """Line breaks to some readers; legal in JSON, but escaped they break nobody's."""
@@ -23,6 +23,11 @@ def encode_line(custom_id: str, body: Mapping[str, Any], *, endpoint: str) -> by
     """
     line = _json({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body})
     return line + b"\n"
+
+
+def json_line(request: Mapping[str, Any]) -> bytes:
+    """A request as the bytes of its line, without the line feed."""
+    return _json(request)
 
 
 def request_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ class Outcome:
 
     Attributes:
         retryable: Asking again may well succeed, since the failure says nothing about the request.
+        never_run: The provider did not get to it, so that asking again uses up none of the row's attempts.
         tool_calls: The message's own `tool_calls`, as they came.
         line: The line itself.
     """
@@ -28,6 +29,7 @@ class Outcome:
     custom_id: str
     status: RowStatus
     retryable: bool = False
+    never_run: bool = False
     text: str | None = None
     finish_reason: str | None = None
     model: str | None = None
@@ -74,7 +76,14 @@ def no_line(custom_id: str, status: BatchStatus) -> Outcome:
     elif status is BatchStatus.CANCELLED:
         word = "cancelled"
     error = f"The provider returned no line for it; its batch ended as {status.value}."
-    return Outcome(custom_id, word, retryable=True, error=error, error_code=f"no_line_{status.value}")
+    return Outcome(
+        custom_id,
+        word,
+        retryable=True,
+        never_run=word != "missing",
+        error=error,
+        error_code=f"no_line_{status.value}",
+    )
 
 
 def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
@@ -84,7 +93,7 @@ def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
     outcome.error_code = code or _text(said.get("type")) or (f"http_{http}" if http is not None else None)
     outcome.error = message or code or _text(said)
     if code in _NEVER_RUN:
-        outcome.status, outcome.retryable = _NEVER_RUN[code], True
+        outcome.status, outcome.retryable, outcome.never_run = _NEVER_RUN[code], True, True
     else:
         outcome.retryable = code in _RETRYABLE_WORDS or (
             http is not None and (http in RETRYABLE_CODES or http >= 500 or 200 <= http < 300)

@@ -37,7 +37,7 @@ def item_results(
     lines = list(read_lines([answers]))
     if asked is None:
         asked = [classify(line).custom_id for line in lines if not isinstance(line, BadLine) and "custom_id" in line]
-    outcomes, _ = join_lines(asked, lines, status)
+    outcomes = join_lines(asked, lines, status)
     return [_result(outcome, output_type) for outcome in outcomes.values()]
 
 

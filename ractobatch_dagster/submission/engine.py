@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
-from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError, QueueFullError
+from ractobatch_dagster.errors import ProviderError, QueueFullError
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
-from ractobatch_dagster.provider.remote import Issue, RemoteBatch
+from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store
-from ractobatch_dagster.submission.collecting import download, settle
+from ractobatch_dagster.submission.absorbing import absorb
+from ractobatch_dagster.submission.collecting import collect
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.plan import Collect, Create, Poll, Resolve, Settle, Step, plan, requeued, seen
+from ractobatch_dagster.submission.looking import KEY, Looked, batch_key, look, scan
+from ractobatch_dagster.submission.plan import (
+    Absorb,
+    Cancel,
+    Collect,
+    Create,
+    Poll,
+    Resolve,
+    Settle,
+    Step,
+    Upload,
+    after_look,
+    plan,
+    requeued,
+    seen,
+    strays,
+    turned_away,
+)
+from ractobatch_dagster.submission.resolving import resolve
+from ractobatch_dagster.submission.rounds import Validator, settle
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
+from ractobatch_dagster.submission.uploading import is_file_gone, tidy, upload
 
-__all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine", "look"]
+__all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine"]
 
-SUBMIT: frozenset[type] = frozenset({Resolve, Create})
+SUBMIT: frozenset[type] = frozenset({Absorb, Resolve, Upload, Create, Cancel})
 """What a submission run does."""
 
 LIGHT: frozenset[type] = SUBMIT | {Poll}
-"""Steps that only talk to the provider: what a sensor tick does."""
+"""Steps that download nothing: what a sensor tick does."""
 
 HEAVY: frozenset[type] = LIGHT | {Collect, Settle}
 """All steps: what a table run does."""
 
-_QUEUE_PAUSE = 60.0
-"""Seconds before a batch that the quota turned away is tried again."""
+# a round that was settled, or a submission that was absorbed, may have left batches to create
+_ORDER = (Absorb, Resolve, Upload, Create, Cancel, Poll, Collect, Settle, Upload, Create)
 
-_MAX_SCAN_PAGES = 100
+_COMMIT_EVERY = 30.0
+"""Seconds after which a long step records what it has done so far."""
+
+Changes = dict[int, BatchState]
 
 
 class Engine:
@@ -46,8 +68,9 @@ class Engine:
         provider: Whom to send them to.
         limits: How the next round's files are cut.
         metadata: Pairs put into each batch's metadata beside ours, where the provider takes metadata.
-        now: The clock, in seconds since 1970.
+        now: The clock, in seconds since 1970; the store's own, so that all machines agree.
         log: Told what is happening, one line each.
+        enough: Whether to stop here, asked before each call to the provider; what is left is for the next time.
     """
 
     def __init__(
@@ -59,6 +82,7 @@ class Engine:
         metadata: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.time,
         log: Callable[[str], None] = lambda _: None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -66,6 +90,7 @@ class Engine:
         self._metadata = dict(metadata or {})
         self._now = now
         self._log = log
+        self._enough = enough
         self._writer = secrets.token_hex(8)
 
     def advance(
@@ -73,266 +98,273 @@ class Engine:
         files: SubmissionFiles,
         *,
         steps: Collection[type] = HEAVY,
-        looked: Mapping[str, RemoteBatch] | None = None,
+        looked: Looked | None = None,
+        validate: Validator | None = None,
     ) -> SubmissionState:
         """Do every step of the given kinds that makes sense now, once.
 
         Args:
             files: The submission.
-            steps: Which kinds of steps to do: `LIGHT` or `HEAVY`.
-            looked: Batches already looked at, by id, instead of asking the provider again.
+            steps: Which kinds of steps to do: `SUBMIT`, `LIGHT` or `HEAVY`.
+            looked: What a look at the provider brought, instead of looking again.
+            validate: Says what is wrong with an answer, or `None`; needed for repairs.
 
         Raises:
-            ProviderError: A step failed; what the others did is recorded, and calling again goes on.
+            ProviderError: A step failed; all others were done and recorded, and calling again goes on.
             StoreError: The state could not be read or written.
         """
         state = files.state()
-        # a settled round may have left a next one to create
-        for kind in (Resolve, Create, Poll, Collect, Settle, Create):
-            if kind not in steps:
-                continue
-            for step in plan(state, self._now()):
-                if isinstance(step, kind):
-                    state = self._do(files, state, step, looked)
+        problems: list[ProviderError] = []
+        for kind in _ORDER:
+            going = kind in steps
+            while going and (step := self._next(state, kind)):
+                before, known = state, len(problems)
+                try:
+                    if isinstance(step, Absorb):
+                        state = absorb(files, state, self._limits, self._log, self.advance, steps)
+                    elif isinstance(step, Settle):
+                        tidy(self._provider, state, self._log)
+                        state = settle(files, state, self._limits, self._log, validate)
+                    else:
+                        state = self._talk(files, state, step, looked, problems)
+                except ProviderError as error:
+                    problems.append(error)
+                    state = files.state()
+                # creates go wave after wave for as long as they succeed
+                going = kind is Create and state != before and len(problems) == known
+        if problems:
+            raise _summed_up(problems)
         return state
 
-    def _do(
-        self, files: SubmissionFiles, state: SubmissionState, step: Step, looked: Mapping[str, RemoteBatch] | None
+    def _next(self, state: SubmissionState, kind: type) -> Step | None:
+        return next((step for step in plan(state, self._now()) if isinstance(step, kind)), None)
+
+    def _talk(
+        self,
+        files: SubmissionFiles,
+        state: SubmissionState,
+        step: Step,
+        looked: Looked | None,
+        problems: list[ProviderError],
     ) -> SubmissionState:
+        """Do a step that is a talk with the provider."""
+        provider, now, log = self._provider, self._now, self._log
         if isinstance(step, Resolve):
-            return self._resolve(files, state, step)
+            return resolve(provider, files, state, step.batches, now, log)
+        if isinstance(step, Upload):
+            return upload(provider, files, state, step.batches, now, log, self._enough)
         if isinstance(step, Create):
             return self._create(files, step)
         if isinstance(step, Poll):
-            return self._poll(files, state, step, looked)
+            return self._poll(files, state, step, looked, problems)
         if isinstance(step, Collect):
-            return self._collect(files, state, step)
-        return settle(files, state, self._limits, self._log)
+            return collect(provider, files, state, step.batches, log, now, problems)
+        return self._cancel(files, state, step, problems) if isinstance(step, Cancel) else state
 
     # -- creating -------------------------------------------------------------------------------
 
     def _create(self, files: SubmissionFiles, step: Create) -> SubmissionState:
-        """Intent, upload, create, record. A crash between the commits is healed by `_resolve`."""
-        intent = Intent(writer=self._writer, at=self._now())
+        """Intent, create, record. A crash between the commits is healed by `resolve`."""
+        now = self._now()
+        intent = Intent(writer=self._writer, at=now)
 
-        def intend(state: SubmissionState | None) -> SubmissionState | None:
-            if state is None or state.cancelled:
-                return state
-            return state.with_batches(
-                {
-                    batch.number: msgspec.structs.replace(batch, intent=intent, attempt=batch.attempt + 1)
-                    for batch in state.batches
-                    if batch.number in step.batches and batch.stage == "planned"
-                }
-            )
+        def intend(state: SubmissionState) -> Changes:
+            return {
+                batch.number: msgspec.structs.replace(batch, intent=intent)
+                for batch in state.batches
+                if batch.number in step.batches and batch.stage == "uploaded" and batch.not_before <= now
+                if not state.cancelled
+            }
 
-        intended = _there(files.log.update(intend), files)
-        mine = [batch for batch in intended.batches if batch.intent == intent]
-        done: dict[int, BatchState] = {}
+        state = files.change(intend)
+        mine = [batch for batch in state.batches if batch.intent == intent]
+        done: Changes = {}
+        created: list[RemoteBatch] = []
         try:
             for batch in mine:
-                # whatever stops this loop, the batches it did not reach were certainly not created
-                done[batch.number] = batch
-                done[batch.number] = self._create_one(files, intended, batch)
-                if done[batch.number].batch_id is None:
-                    self._log(
-                        f"batch {batch.number}: the provider's queue is full, trying again in {_QUEUE_PAUSE:.0f} s"
-                    )
+                if self._enough() or self._now() - now > _COMMIT_EVERY:
                     break
+                # whatever stops this loop, the batches it did not reach were certainly not created
+                done[batch.number] = msgspec.structs.replace(batch, intent=Intent(writer=self._writer, at=0.0))
+                remote = self._create_one(state, batch, done)
+                if remote is None:
+                    break
+                created.append(remote)
         finally:
-            unreached = {b.number: requeued(b, 0.0) for b in mine if b.number not in done}
-            state = self._record(files, {**unreached, **done})
+            unreached = {b.number: msgspec.structs.replace(b, intent=None) for b in mine if b.number not in done}
+            state = self._record(files, {**unreached, **done}, created)
         return state
 
-    def _create_one(self, files: SubmissionFiles, state: SubmissionState, batch: BatchState) -> BatchState:
-        name = file_name(state, batch)
-        try:
-            with files.store.open(files.requests(batch.number)) as source:
-                file_id = self._provider.upload(source, name).id
-        except ProviderError:
-            self._record(files, {batch.number: requeued(batch, 0.0)})  # nothing was created: no doubt is left
-            raise
-        metadata = {**self._metadata, **_our_metadata(state, batch)}
+    def _create_one(self, state: SubmissionState, batch: BatchState, done: Changes) -> RemoteBatch | None:
+        """Create one batch and put into `done` what is known of it afterwards; `None` if the quota has no room."""
         try:
             remote = self._provider.create(
-                input_file_id=file_id,
+                input_file_id=str(batch.file_id),
                 endpoint=state.endpoint,
                 completion_window=state.completion_window,
-                metadata=metadata if self._provider.profile.supports_metadata else None,
+                metadata=self._our_metadata(state, batch) if self._provider.profile.supports_metadata else None,
             )
-        except QueueFullError:
-            self._provider.delete_file(file_id)
-            return requeued(batch, self._now() + _QUEUE_PAUSE)
+        except QueueFullError as error:
+            done[batch.number] = turned_away(batch, self._now(), error.retry_after)
+            pause = done[batch.number].not_before - self._now()
+            self._log(f"batch {batch.number}: the provider's queue is full, trying again in {pause:.0f} s ({error})")
+            return None
         except ProviderError as error:
-            if error.refused:
-                self._record(
-                    files, {batch.number: requeued(batch, self._now() + _QUEUE_PAUSE)}
-                )  # certainly not created
-                self._provider.delete_file(file_id)
+            if is_file_gone(error):
+                done[batch.number] = requeued(batch)
+            elif error.refused:  # certainly not created
+                done[batch.number] = turned_away(batch, self._now())
+            elif there := self._sought(state, batch):
+                done[batch.number] = seen(batch, there, self._now())
+                return there
             raise
+        done[batch.number] = seen(batch, remote, self._now())
         self._log(f"created batch {batch.number} of {len(state.batches)}: {remote.id}, {batch.requests:,} requests")
-        return seen(msgspec.structs.replace(batch, file_id=file_id), remote)
+        return remote
 
-    def _resolve(self, files: SubmissionFiles, state: SubmissionState, step: Resolve) -> SubmissionState:
-        """Find the batches whose create was never reported back; plan anew those that surely do not exist.
+    def _sought(self, state: SubmissionState, batch: BatchState) -> RemoteBatch | None:
+        """A batch whose create had no clear reply, if it can be seen already; if not, that proves nothing yet."""
+        key = batch_key(state.id, batch.number, batch.attempt)
+        try:
+            found = scan(self._provider, [key], {str(batch.file_id): batch.file_created_at})
+        except ProviderError:
+            return None  # the caller raises the create's own error
+        return found.get(key) or found.get(str(batch.file_id))
 
-        The input file is the fencing token: it is deleted between two scans, so a create that
-        arrives late is refused for want of its file.
+    def _record(self, files: SubmissionFiles, known: Changes, created: Iterable[RemoteBatch]) -> SubmissionState:
+        """Commit what became of our own creates.
+
+        Only over our own intents: whatever else stands there is newer than what we know. A batch of ours for
+        which there is no place any more is one too many.
         """
-        found: dict[int, BatchState] = {}
-        for batch in (one for one in state.batches if one.number in step.batches):
-            name = file_name(state, batch)
-            uploaded = [file.id for file in self._provider.find_files(name)]
-            remote = self._scan(state, batch, uploaded)
-            if remote is None:
-                for file_id in uploaded:
-                    self._provider.delete_file(file_id)
-                remote = self._scan(state, batch, uploaded)
-            found[batch.number] = seen(batch, remote) if remote else requeued(batch, 0.0)
-            what = f"found as {remote.id}" if remote else "was never created, planned again"
-            self._log(f"batch {batch.number}, whose create was interrupted, {what}")
-        return self._record(files, found)
 
-    def _scan(self, state: SubmissionState, batch: BatchState, uploaded: Collection[str]) -> RemoteBatch | None:
-        """The batch made from this attempt's file, or `None` once the provider's whole list was read."""
-        key = _our_metadata(state, batch)["ractobatch"]
-        after: str | None = None
-        for _ in range(_MAX_SCAN_PAGES):
-            page = self._provider.list_batches(after=after)
-            for remote in page.batches:
-                if remote.metadata.get("ractobatch") == key or remote.input_file_id in uploaded:
-                    return remote
-            after = page.next_after
-            if after is None:
-                return None
-        raise ProviderAPIError(
-            f"Batch {batch.number} of submission {state.id} may or may not exist: it is not among the newest "
-            f"{_MAX_SCAN_PAGES * 100:,} batches of the account, and there are more. Look for metadata ractobatch={key} "
-            "in the provider's dashboard; nothing was sent again."
-        )
+        paused = max((one.not_before for one in known.values() if one.stage == "uploaded"), default=0.0)
 
-    def _record(self, files: SubmissionFiles, changed: Mapping[int, BatchState]) -> SubmissionState:
-        """Commit what became of our own creates."""
+        def record(state: SubmissionState) -> Changes:
+            changes: Changes = {}
+            for batch in state.batches:
+                after = batch
+                if batch.number in known and batch.intent and batch.intent.writer == self._writer:
+                    after = _recorded(batch, known[batch.number])
+                if after.stage == "uploaded":  # a full queue is full for all of them
+                    after = msgspec.structs.replace(after, not_before=max(after.not_before, paused))
+                changes[batch.number] = after
+            return changes
 
-        def record(state: SubmissionState | None) -> SubmissionState | None:
-            # only over a batch that is still being created: anything else is newer than what we know
-            return state and state.with_batches(
-                {b.number: changed[b.number] for b in state.batches if b.number in changed and b.stage == "creating"}
-            )
+        return self._strays(files, files.change(record), created)
 
-        return _there(files.log.update(record), files)
+    def _our_metadata(self, state: SubmissionState, batch: BatchState) -> dict[str, str]:
+        return {
+            **self._metadata,
+            KEY: batch_key(state.id, batch.number, batch.attempt),
+            "ractobatch_asset": state.asset[:512],
+            "ractobatch_batch": f"{batch.number + 1} of {len(state.batches)}",
+            "ractobatch_fingerprint": state.fingerprint,
+            **({"dagster_run_id": state.run_id} if state.run_id else {}),
+        }
 
     # -- watching -------------------------------------------------------------------------------
 
     def _poll(
-        self, files: SubmissionFiles, state: SubmissionState, step: Poll, looked: Mapping[str, RemoteBatch] | None
+        self,
+        files: SubmissionFiles,
+        state: SubmissionState,
+        step: Poll,
+        looked: Looked | None,
+        problems: list[ProviderError],
     ) -> SubmissionState:
         if looked is None:
             wanted = {b.batch_id for b in state.batches if b.number in step.batches and b.batch_id}
-            looked, failures = look(self._provider, wanted)
-            if failures:
-                raise next(iter(failures.values()))
+            looked = look(self._provider, wanted, enough=self._enough)
+            problems.extend(looked.failed.values())
+        found, now = looked.found, self._now()
+
+        def watch(newest: SubmissionState) -> Changes:
+            return {
+                batch.number: after_look(batch, found[batch.batch_id], now)
+                for batch in newest.batches
+                if batch.stage == "running" and batch.batch_id is not None and batch.batch_id in found
+            }
+
+        return self._strays(files, files.change(watch), looked.others)
+
+    def _strays(self, files: SubmissionFiles, state: SubmissionState, others: Iterable[RemoteBatch]) -> SubmissionState:
+        """Take in batches of ours that nobody recorded; cancel those that are one too many."""
+        others = tuple(others)
         now = self._now()
 
-        def watch(newest: SubmissionState | None) -> SubmissionState | None:
-            return newest and newest.with_batches(
-                {
-                    batch.number: _after_look(batch, looked[batch.batch_id], now)
-                    for batch in newest.batches
-                    if batch.stage == "running" and batch.batch_id is not None and batch.batch_id in looked
-                }
-            )
+        def adopt(newest: SubmissionState) -> Changes:
+            adopted, _ = strays(newest, others)
+            return {b.number: seen(b, adopted[b.number], now) for b in newest.batches if b.number in adopted}
 
-        return _there(files.log.update(watch), files)
+        adopted, surplus = strays(state, others)
+        if adopted:
+            self._log(f"found batches that nobody had recorded: {', '.join(one.id for one in adopted.values())}")
+            state = files.change(adopt)
+        for remote in surplus:
+            self._provider.cancel(remote.id)
+            self._log(f"cancelled {remote.id}: it was created beside the batch that is known")
+        if surplus:
+            state = files.replace(lambda newest: {"strays": newest.strays + len(surplus)})
+        return state
 
-    # -- collecting -----------------------------------------------------------------------------
+    # -- ending ---------------------------------------------------------------------------------
 
-    def _collect(self, files: SubmissionFiles, state: SubmissionState, step: Collect) -> SubmissionState:
-        with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-            for batch in (one for one in state.batches if one.number in step.batches):
-                download(self._provider, files, batch, Path(folder), self._log)
+    def cancel(self, files: SubmissionFiles, *, abandon: bool = False) -> SubmissionState:
+        """Create nothing more and cancel what runs. What was answered is still collected and lands.
 
-        def collected(newest: SubmissionState | None) -> SubmissionState | None:
-            return newest and newest.with_batches(
-                {
-                    batch.number: msgspec.structs.replace(batch, collected=True)
-                    for batch in newest.batches
-                    if batch.number in step.batches and batch.stage == "ended"
-                }
-            )
+        Args:
+            files: The submission.
+            abandon: Give up what the provider cannot be asked about: batches that may or may not have been created, and
+                batches that it does not know.
+        """
+        state = files.replace(lambda _: {"cancelled": True})
+        try:
+            return self.advance(files, steps={Absorb, Resolve, Cancel, Poll})
+        except ProviderError:
+            if not abandon:
+                raise
+        self._log(f"submission {state.id}: giving up what the provider does not tell about")
+        return files.change(lambda newest: {b.number: _abandoned(b) for b in newest.batches})
 
-        return _there(files.log.update(collected), files)
+    def discard(self, files: SubmissionFiles) -> None:
+        """Delete what a submission uploaded that gave way before any batch of it was created."""
+        tidy(self._provider, files.state(), self._log)
 
-    def cancel(self, files: SubmissionFiles) -> SubmissionState:
-        """Create nothing more and cancel what runs. What was answered is still collected and lands."""
-
-        def stop(state: SubmissionState | None) -> SubmissionState | None:
-            return state and msgspec.structs.replace(state, cancelled=True)
-
-        state = _there(files.log.update(stop), files)
-        remotes: dict[str, RemoteBatch] = {}
-        for batch in state.batches:
-            if batch.stage == "running" and batch.batch_id:
-                remotes[batch.batch_id] = self._provider.cancel(batch.batch_id)
+    def _cancel(
+        self, files: SubmissionFiles, state: SubmissionState, step: Cancel, problems: list[ProviderError]
+    ) -> SubmissionState:
+        cancelled = Looked()
+        for batch in (one for one in state.batches if one.number in step.batches):
+            if batch.batch_id is None or self._enough():
+                continue
+            try:
+                cancelled.found[batch.batch_id] = self._provider.cancel(batch.batch_id)
                 self._log(f"cancelled batch {batch.number}: {batch.batch_id}")
-        return self._poll(files, state, Poll(tuple(b.number for b in state.batches)), remotes)
+            except ProviderError as error:
+                problems.append(error)
+        return self._poll(files, state, Poll(step.batches), cancelled, problems)
 
 
-def look(provider: Provider, wanted: Collection[str]) -> tuple[dict[str, RemoteBatch], dict[str, ProviderError]]:
-    """Where these batches stand: pages of the provider's list while that is cheaper, the rest by id.
-
-    Returns:
-        The batches by id, and the errors by id of those that could not be looked at.
-    """
-    found: dict[str, RemoteBatch] = {}
-    failed: dict[str, ProviderError] = {}
-    missing = set(wanted)
-    after: str | None = None
-    for _ in range(2 + len(missing) // 50 if len(missing) > 3 else 0):
-        try:
-            page = provider.list_batches(after=after)
-        except ProviderNotFoundError:
-            break  # a server without a list
-        for remote in page.batches:
-            if remote.id in missing:
-                found[remote.id] = remote
-        missing -= found.keys()
-        after = page.next_after
-        if not missing or after is None:
-            break
-    for batch_id in sorted(missing):
-        try:
-            found[batch_id] = provider.retrieve(batch_id)
-        except ProviderError as error:
-            failed[batch_id] = error
-    return found, failed
+def _recorded(newest: BatchState, known: BatchState) -> BatchState:
+    """A batch that is still our intent, with what came of it. Somebody may have fenced it off meanwhile."""
+    if newest.attempt != known.attempt:
+        return newest
+    if newest.intent is None or newest.intent.fenced_at is None or known.batch_id:
+        return known
+    return newest if known.stage == "creating" else requeued(known, known.not_before)
 
 
-def file_name(state: SubmissionState, batch: BatchState) -> str:
-    """The name of one attempt's input file at the provider."""
-    return f"ractobatch-{state.id}-{batch.number:05d}-{batch.attempt}.jsonl"
+def _abandoned(batch: BatchState) -> BatchState:
+    if batch.stage == "creating":
+        return requeued(batch)
+    if batch.stage == "running":
+        return msgspec.structs.replace(batch, status=BatchStatus.CANCELLED, gone=True)
+    return batch
 
 
-def _our_metadata(state: SubmissionState, batch: BatchState) -> dict[str, str]:
-    return {
-        "ractobatch": f"{state.id}/{batch.number}/{batch.attempt}",
-        "ractobatch_asset": state.asset[:512],
-        "ractobatch_batch": f"{batch.number + 1} of {len(state.batches)}",
-        "ractobatch_fingerprint": state.fingerprint,
-        **({"dagster_run_id": state.run_id} if state.run_id else {}),
-    }
-
-
-def _after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState:
-    after = seen(batch, remote)
-    if after.status is BatchStatus.FAILED and any(map(_is_queue_full, after.issues)):
-        return requeued(after, now + _QUEUE_PAUSE)
-    return after
-
-
-def _is_queue_full(issue: Issue) -> bool:
-    return issue.code == "token_limit_exceeded" or "nqueued token" in issue.message
-
-
-def _there(state: SubmissionState | None, files: SubmissionFiles) -> SubmissionState:
-    return files.state() if state is None else state
+def _summed_up(problems: list[ProviderError]) -> ProviderError:
+    first, *others = dict.fromkeys(problems)
+    for other in others[:5]:
+        first.add_note(f"and: {other}")
+    return first

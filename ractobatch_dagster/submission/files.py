@@ -5,6 +5,7 @@ submissions/<table>/<submission>/log/00000000.json.gz   the submission's log
 submissions/<table>/<submission>/rows.parquet           the user's rows, with custom_id and request hash
 submissions/<table>/<submission>/requests/00000.jsonl   what is sent, one file per batch
 submissions/<table>/<submission>/responses/00000.jsonl  what came back, verbatim
+submissions/<table>/<submission>/odd_lines.jsonl        lines of those files that answer no request of ours
 submissions/<table>/<submission>/results.parquet        every request's outcome, before the answers are typed
 submissions/<table>/<submission>/reused.parquet         outcomes taken over from an earlier submission
 tables/<asset key>/<partition>.parquet                  the result tables (written by the IO manager)
@@ -13,13 +14,16 @@ tables/<asset key>/<partition>.parquet                  the result tables (writt
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.store import Store, table_name
 from ractobatch_dagster.submission.log import Log
-from ractobatch_dagster.submission.state import SubmissionState, TableState
+from ractobatch_dagster.submission.state import BatchState, SubmissionState, TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,13 +83,35 @@ class SubmissionFiles:
         """The user's rows."""
         return f"{self.prefix}/rows.parquet"
 
-    def requests(self, number: int) -> str:
+    def change(self, change: Callable[[SubmissionState], dict[int, BatchState]]) -> SubmissionState:
+        """Commit what `change`, a pure function, makes of some of the newest state's batches, by number."""
+        return self._update(lambda state: state.with_batches(change(state)))
+
+    def replace(self, change: Callable[[SubmissionState], dict[str, Any]]) -> SubmissionState:
+        """Commit what `change`, a pure function, makes of some of the newest state's fields, by name."""
+        return self._update(lambda state: msgspec.structs.replace(state, **change(state)))
+
+    def _update(self, change: Callable[[SubmissionState], SubmissionState]) -> SubmissionState:
+        state = self.log.update(lambda state: None if state is None else change(state))
+        return self.state() if state is None else state
+
+    def sibling(self, submission: str) -> SubmissionFiles:
+        """Another submission of the same table."""
+        return SubmissionFiles(self.store, f"{self.prefix.rpartition('/')[0]}/{submission}", submission)
+
+    def requests(self, batch: BatchState) -> str:
         """One batch's input file."""
-        return f"{self.prefix}/requests/{number:05d}.jsonl"
+        token = f"-{batch.token}" if batch.token else ""
+        return f"{self.prefix}/requests/{batch.number:05d}{token}.jsonl"
 
     def responses(self, number: int) -> str:
         """What one batch returned."""
         return f"{self.prefix}/responses/{number:05d}.jsonl"
+
+    @property
+    def odd(self) -> str:
+        """What the provider's files held that belongs to no request, line by line."""
+        return f"{self.prefix}/odd_lines.jsonl"
 
     @property
     def results(self) -> str:

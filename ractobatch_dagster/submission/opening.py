@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -20,7 +20,9 @@ from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import CutFile, Cutter, Limits
 from ractobatch_dagster.requests.encode import encode_line, request_hash
 from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH, digest
+from ractobatch_dagster.submission.changes import describe_change
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet, write_parquet
+from ractobatch_dagster.submission.reusing import known_answers, store_reused
 from ractobatch_dagster.submission.state import (
     BatchState,
     Owner,
@@ -28,12 +30,16 @@ from ractobatch_dagster.submission.state import (
     PartitionState,
     SubmissionState,
     TableState,
+    held_batch,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Opened", "Terms", "open_submission"]
+__all__ = ["OnChange", "Opened", "Terms", "open_submission"]
+
+
+OnChange = Literal["fail", "attach", "replace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,14 @@ class Terms:
 
     Attributes:
         provider: The provider's identity: kind and address, never the key.
+        max_rounds: How many times a row is asked again after failures that are worth it.
+        repairs: How many times the model is shown an answer that its output model refuses.
         dedupe: Ask identical requests once and give every row its answer.
         reuse: Take over answers that the partition's last submission already paid for.
+        key: The column that identifies a row, for messages.
+        on_change: What to do where an open submission of a partition holds other rows, prompts or parameters:
+            `fail`; `attach`, which goes on with the open one as it is; or `replace`, which cancels it and sends what
+            it did not answer.
     """
 
     provider: str
@@ -51,8 +63,11 @@ class Terms:
     limits: Limits
     completion_window: str = "24h"
     max_rounds: int = 1
+    repairs: int = 0
     dedupe: bool = True
     reuse: bool = True
+    key: str | None = None
+    on_change: OnChange = "fail"
     run_id: str | None = None
 
     @property
@@ -60,14 +75,32 @@ class Terms:
         """Hash of what all requests share: any change of model, prompt, parameters, schema or provider changes it."""
         return request_hash(self.provider, self.template.endpoint, self.template.body(""))
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Hashes of what the fingerprint is made of, by the name that a person knows."""
+        body = self.template.body("")
+        named = {"provider": self.provider, "endpoint": self.template.endpoint, "model": body.pop("model", None)}
+        named |= {"prompt": body.pop("messages", None), "output schema": body.pop("response_format", None)}
+        return {name: request_hash("", name, {"": value}) for name, value in (*named.items(), ("parameters", body))}
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What became of the frame's partitions: each one's submission, and which of those are new."""
+    """What became of the frame's partitions.
+
+    Attributes:
+        submissions: Each partition's submission.
+        new: The one that is new, if any.
+        attached: Those that were open already and are gone on with.
+        replaced: Those that the new one replaces, once they have ended.
+        withdrawn: Those that gave way before any batch of them was created.
+    """
 
     submissions: dict[str | None, str] = field(default_factory=dict)
     new: str | None = None
     attached: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
 
 def open_submission(
@@ -92,17 +125,20 @@ def open_submission(
     Raises:
         InvalidInputError: A row cannot be sent.
         SubmissionConflictError: An open submission of one of the partitions holds other rows.
+        ConfigurationError: The store overwrites what it should keep.
     """
+    table.store.prove()
     hashed = {key: _with_hashes(rows, terms, key) for key, rows in partitions.items()}
     digests = {key: digest(rows) for key, rows in hashed.items()}
     while True:
         version = table.log.load()
         state = version.state if version else TableState(owner=owner)
-        attached = _attached(table, state, digests)
-        fresh = {key: rows for key, rows in hashed.items() if key not in attached}
+        meeting = _met(table, state, hashed, digests, terms, progress)
+        fresh = {key: rows for key, rows in hashed.items() if key not in meeting.attached}
+        attached = tuple(sorted(set(meeting.attached.values())))
         if not fresh:
-            return Opened(dict(attached), None, tuple(sorted(set(attached.values()))))
-        sealed = _seal(table, owner, fresh, digests, terms, state, now, progress)
+            return Opened(dict(meeting.attached), None, attached)
+        sealed = _seal(table, owner, fresh, digests, terms, state, meeting.replaced, now, progress)
         opened = {
             one.key: PartitionState(
                 key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key)
@@ -112,48 +148,101 @@ def open_submission(
         kept = tuple(one for one in state.partitions if one.key not in opened)
         changed = TableState(owner=owner, partitions=(*kept, *opened.values()))
         if table.log.commit(version, changed) is not None:
-            submissions = {**attached, **dict.fromkeys(opened, sealed.id)}
-            return Opened(submissions, sealed.id, tuple(sorted(set(attached.values()))))
+            submissions = {**meeting.attached, **dict.fromkeys(opened, sealed.id)}
+            return Opened(submissions, sealed.id, attached, meeting.replaced, meeting.withdrawn)
         progress("another run opened a submission at the same moment; looking again")
 
 
-def _attached(table: TableFiles, state: TableState, digests: Mapping[str | None, str]) -> dict[str | None, str]:
-    """The partitions whose open submission holds these very rows.
+@dataclass(slots=True)
+class _Met:
+    """What the partitions met: those whose open submission is gone on with, and submissions that are to be replaced."""
 
-    One that holds other rows gives way if nothing of it was created yet.
+    attached: dict[str | None, str] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
+
+
+def _met(
+    table: TableFiles,
+    state: TableState,
+    rows: Mapping[str | None, pa.Table],
+    digests: Mapping[str | None, str],
+    terms: Terms,
+    progress: Callable[[str], None],
+) -> _Met:
+    """What to do about the partitions that are open already.
+
+    One that holds other rows gives way if nothing of it was created yet; otherwise by policy.
 
     Raises:
-        SubmissionConflictError: One holds other rows, and batches of it exist.
+        SubmissionConflictError: One holds other rows, batches of it exist, and it is not to be replaced.
     """
-    found: dict[str | None, str] = {}
+    met = _Met()
     for key, rows_digest in digests.items():
         there = state.partition(key)
         if there is None or there.landed == there.submission:
             continue
-        if there.digest != rows_digest:
-            alone = set(state.open[there.submission]) <= set(digests)
-            if alone and _withdrawn(table.submission(there.submission)):
-                continue
-            where = f"partition {key!r} of {state.owner.asset!r}" if key is not None else f"{state.owner.asset!r}"
-            raise SubmissionConflictError(
-                f"Submission {there.submission} of {where} is still open and holds other rows, prompts or parameters. "
-                "Nothing was sent. Wait until its table has landed, or cancel it with the job "
-                f"{state.owner.asset.replace('/', '__')}_cancel, after which the table keeps what was answered.",
-                submission=there.submission,
-            )
-        found[key] = there.submission
-    return found
+        if there.digest == rows_digest:
+            met.attached[key] = there.submission
+            continue
+        alone = set(state.open[there.submission]) <= set(digests)
+        files = table.submission(there.submission)
+        if there.submission in met.replaced + met.withdrawn:
+            continue
+        if alone and _withdrawn(files):
+            met.withdrawn = (*met.withdrawn, there.submission)
+            continue
+        changed = _changed(files, rows[key], terms, key)
+        where = f"partition {key!r} of {state.owner.asset!r}" if key is not None else f"{state.owner.asset!r}"
+        if terms.on_change == "attach":
+            progress(f"submission {there.submission} of {where} goes on as it is, although {changed}")
+            met.attached[key] = there.submission
+        elif terms.on_change == "replace" and alone:
+            progress(f"submission {there.submission} of {where} is replaced: {changed}")
+            met.replaced = (*met.replaced, there.submission)
+        else:
+            raise _conflict(state, there.submission, where, changed, alone=alone or terms.on_change == "fail")
+    left = met.replaced + met.withdrawn
+    met.attached = {key: submission for key, submission in met.attached.items() if submission not in left}
+    return met
+
+
+def _changed(files: SubmissionFiles, rows: pa.Table, terms: Terms, key: str | None) -> str:
+    open_ = files.state()
+    share = open_.partition(key)
+    old = read_parquet(files.store, files.rows)
+    mine = old.slice(share.start, share.rows) if old is not None and share is not None else None
+    return describe_change(open_.parts, terms.parts, mine, rows, terms.key)
+
+
+def _conflict(state: TableState, submission: str, where: str, changed: str, *, alone: bool) -> SubmissionConflictError:
+    others = state.open[submission]
+    what_to_do = (
+        "Wait until its table has landed, or cancel it with the job "
+        f"{state.owner.asset.replace('/', '__')}_cancel, after which the table keeps what was answered; or set "
+        "`on_change` to `attach` or `replace`."
+        if alone
+        else f"It holds {len(others)} open partitions and can only be replaced by a run over all of them."
+    )
+    return SubmissionConflictError(
+        f"Submission {submission} of {where} is still open, and {changed}. Nothing was sent. {what_to_do}",
+        submission=submission,
+    )
 
 
 def _withdrawn(files: SubmissionFiles) -> bool:
     """Stop a submission if none of its batches was created; once that is committed, none ever will be."""
 
     def stop(state: SubmissionState | None) -> SubmissionState | None:
-        untouched = state is not None and all(batch.stage == "planned" for batch in state.batches)
+        untouched = state is not None and _untouched(state)
         return msgspec.structs.replace(state, cancelled=True) if state is not None and untouched else state
 
     state = files.log.update(stop)
-    return state is not None and state.cancelled and all(batch.stage == "planned" for batch in state.batches)
+    return state is not None and state.cancelled and _untouched(state)
+
+
+def _untouched(state: SubmissionState) -> bool:
+    return not state.predecessors and all(batch.stage in ("planned", "uploaded") for batch in state.batches)
 
 
 def _landed(state: TableState, key: str | None) -> str | None:
@@ -194,6 +283,7 @@ def _seal(
     digests: Mapping[str | None, str],
     terms: Terms,
     state: TableState,
+    replaced: tuple[str, ...],
     now: Callable[[], float],
     progress: Callable[[str], None],
 ) -> SubmissionState:
@@ -204,12 +294,13 @@ def _seal(
     stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
     files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
     known = _known(table, state, partitions) if terms.reuse else {}
+    held = bool(replaced)  # no batch is planned before what is replaced has ended
 
     starts: list[PartitionRows] = []
     first_of: dict[str, str] = {}
     ids: list[str | None] = []
     start = 0
-    with Cutter(terms.limits, lambda cut, path: _store_requests(files, cut, path, progress)) as cutter:
+    with Cutter(terms.limits, lambda cut, path: _store_requests(files, cut, path, held, progress)) as cutter:
         for key, rows in partitions.items():
             starts.append(PartitionRows(key=key, start=start, rows=len(rows), digest=digests[key]))
             for index, (prompt, hash_) in enumerate(zip(_prompts(rows), rows[REQUEST_HASH].to_pylist(), strict=True)):
@@ -227,7 +318,7 @@ def _seal(
 
     everything = pa.concat_tables(list(partitions.values())).append_column(CUSTOM_ID, pa.array(ids, pa.string()))
     write_parquet(table.store, files.rows, everything)
-    _store_reused(files, known, everything)
+    store_reused(files, known, everything)
     sealed = SubmissionState(
         id=files.id,
         asset=owner.asset,
@@ -240,16 +331,26 @@ def _seal(
         rows=len(everything),
         requests=sum(cut.requests for cut in cutter.files),
         max_rounds=terms.max_rounds,
+        repairs=terms.repairs,
+        parts=terms.parts,
         partitions=tuple(starts),
-        batches=tuple(BatchState(number=c.number, requests=c.requests, size=c.size) for c in cutter.files),
+        batches=() if held else tuple(_planned(cut, held=False) for cut in cutter.files),
+        predecessors=replaced,
         run_id=terms.run_id,
     )
     files.log.commit(None, sealed)
     return sealed
 
 
-def _store_requests(files: SubmissionFiles, cut: CutFile, path: Path, progress: Callable[[str], None]) -> None:
-    files.store.write(files.requests(cut.number), path)
+def _planned(cut: CutFile, *, held: bool) -> BatchState:
+    make = held_batch if held else BatchState
+    return make(number=cut.number, requests=cut.requests, size=cut.size)
+
+
+def _store_requests(
+    files: SubmissionFiles, cut: CutFile, path: Path, held: bool, progress: Callable[[str], None]
+) -> None:
+    files.store.write(files.requests(_planned(cut, held=held)), path)
     progress(f"sealed batch {cut.number}: {cut.requests:,} requests, {cut.size / 1e6:.1f} MB")
 
 
@@ -257,28 +358,9 @@ def _known(
     table: TableFiles, state: TableState, partitions: Mapping[str | None, pa.Table]
 ) -> dict[str, dict[str, Any]]:
     """Answers by request hash from the last landed submissions of these partitions."""
-    from ractobatch_dagster.results.outcomes import answers
 
     landed = {there.landed for key in partitions if (there := state.partition(key)) and there.landed}
     found: dict[str, dict[str, Any]] = {}
     for submission in sorted(landed):
-        files = table.submission(submission)
-        rows = read_parquet(table.store, files.rows)
-        for path in (files.reused, files.results):
-            outcomes = read_parquet(table.store, path)
-            if rows is not None and outcomes is not None:
-                found.update(answers(rows, outcomes))
+        found.update(known_answers(table.submission(submission)))
     return found
-
-
-def _store_reused(files: SubmissionFiles, known: Mapping[str, dict[str, Any]], rows: pa.Table) -> None:
-    import pyarrow as pa
-
-    from ractobatch_dagster.results.outcomes import OUTCOMES
-
-    taken: dict[str, dict[str, Any]] = {}
-    for custom_id, hash_ in zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True):
-        if hash_ in known:
-            taken[custom_id] = {**known[hash_], CUSTOM_ID: custom_id}
-    if taken:
-        write_parquet(files.store, files.reused, pa.Table.from_pylist(list(taken.values()), schema=OUTCOMES()))

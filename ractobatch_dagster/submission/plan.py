@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from ractobatch_dagster.models import BatchStatus
-from ractobatch_dagster.provider.remote import RemoteBatch
-from ractobatch_dagster.submission.state import BatchState, SubmissionState
+from ractobatch_dagster.provider.remote import Issue, RemoteBatch
+from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
 
 __all__ = [
     "INTENT_AGE",
+    "LOOK_SPAN",
     "WAVE",
+    "Absorb",
+    "Cancel",
     "Collect",
     "Create",
     "Poll",
@@ -20,29 +24,58 @@ __all__ = [
     "Resolve",
     "Settle",
     "Step",
+    "Upload",
+    "after_look",
     "plan",
     "progress",
     "requeued",
     "seen",
+    "strays",
+    "turned_away",
 ]
 
 INTENT_AGE = 600.0
-"""Seconds after which an unresolved intent is taken over: twice the longest time one create may take."""
+"""Seconds after which an intent that nobody reported back on is taken over: more than any one create takes."""
+
+LOOK_SPAN = 120.0
+"""Seconds between deleting the file of an interrupted create and the look that proves that no batch came of it.
+
+Longer than a provider's list lags behind, so that a create which slipped in before the deletion is seen.
+"""
 
 WAVE = 50
 """Creates per intent commit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
-    """Create these batches: intent, upload, create, record."""
-
-    batches: tuple[int, ...]
+class Absorb:
+    """Wait for the submissions that this one replaces, and take their answers over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
     """Find out what became of these creates, whose writer never reported back."""
+
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Upload the input files of these batches. It costs nothing, and repeating it neither."""
+
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create these batches: intent, create, record."""
+
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Cancel these batches at the provider."""
 
     batches: tuple[int, ...]
 
@@ -66,7 +99,7 @@ class Settle:
     """Every batch is collected: decode, and write the next round's files or the final outcomes."""
 
 
-Step = Create | Resolve | Poll | Collect | Settle
+Step = Absorb | Resolve | Upload | Create | Cancel | Poll | Collect | Settle
 
 
 def plan(state: SubmissionState, now: float, room: int = 1_000_000) -> list[Step]:
@@ -79,37 +112,54 @@ def plan(state: SubmissionState, now: float, room: int = 1_000_000) -> list[Step
     """
     if state.collected:
         return []
-    by_stage: dict[str, list[BatchState]] = {}
+    if state.predecessors:
+        return [Absorb()]
+    stages: dict[str, list[BatchState]] = {}
     for batch in state.batches:
-        by_stage.setdefault(batch.stage, []).append(batch)
-
-    aged = [b.number for b in by_stage.get("creating", []) if b.intent and now - b.intent.at >= INTENT_AGE]
-    due = [b.number for b in by_stage.get("planned", []) if b.not_before <= now][: max(room, 0)]
-    if state.cancelled:
-        due = []
-    running = [b.number for b in by_stage.get("running", [])]
-    ended = [b.number for b in by_stage.get("ended", [])]
-
+        stages.setdefault(batch.stage, []).append(batch)
     steps: list[Step] = []
-    if aged:
-        steps.append(Resolve(tuple(aged)))
-    steps += [Create(tuple(due[i : i + WAVE])) for i in range(0, len(due), WAVE)]
+    if unsure := _numbers(b for b in stages.get("creating", []) if b.intent and _is_due(b.intent, now)):
+        steps.append(Resolve(unsure))
+    running = stages.get("running", [])
+    if not state.cancelled:
+        steps += _outgoing(stages, now, max(room, 0))
+    elif going := _numbers(b for b in running if b.status is not BatchStatus.CANCELLING):
+        steps.append(Cancel(going))
     if running:
-        steps.append(Poll(tuple(running)))
-    if ended:
-        steps.append(Collect(tuple(ended)))
-    final = ("collected", "planned") if state.cancelled else ("collected",)
-    if all(batch.stage in final for batch in state.batches):
+        steps.append(Poll(_numbers(running)))
+    if ended := _numbers(stages.get("ended", [])):
+        steps.append(Collect(ended))
+    if stages.keys() <= {"collected", *(("planned", "uploaded") if state.cancelled else ())}:
         steps.append(Settle())
     return steps
 
 
-def seen(batch: BatchState, remote: RemoteBatch) -> BatchState:
+def _outgoing(stages: Mapping[str, list[BatchState]], now: float, room: int) -> list[Step]:
+    """What goes to the provider: uploads, and creates in waves."""
+    planned = _numbers(b for b in stages.get("planned", []) if b.not_before <= now)
+    uploaded = _numbers(b for b in stages.get("uploaded", []) if b.not_before <= now)[:room]
+    creates = [Create(uploaded[i : i + WAVE]) for i in range(0, len(uploaded), WAVE)]
+    return [*([Upload(planned)] if planned else []), *creates]
+
+
+def _numbers(batches: Iterable[BatchState]) -> tuple[int, ...]:
+    return tuple(batch.number for batch in batches)
+
+
+def _is_due(intent: Intent, now: float) -> bool:
+    """Whether it is time for the next look at an interrupted create."""
+    if intent.fenced_at is None:
+        return now - intent.at >= INTENT_AGE
+    return now - intent.fenced_at >= LOOK_SPAN
+
+
+def seen(batch: BatchState, remote: RemoteBatch, now: float = 0.0) -> BatchState:
     """The batch after a look at the provider. A status never moves backwards: lists lag, and polls overtake."""
     if batch.batch_id not in (None, remote.id):
         return batch
-    if batch.status is not None and _ORDER[remote.status] < _ORDER[batch.status]:
+    if batch.status is not None and (batch.status.terminal or _ORDER[remote.status] < _ORDER[batch.status]):
         return batch
+    moved = batch.status is not remote.status or remote.completed + remote.failed > batch.completed + batch.failed
     return msgspec.structs.replace(
         batch,
         batch_id=remote.id,
@@ -122,19 +172,64 @@ def seen(batch: BatchState, remote: RemoteBatch) -> BatchState:
         output_file_id=remote.output_file_id or batch.output_file_id,
         error_file_id=remote.error_file_id or batch.error_file_id,
         issues=tuple(remote.issues),
+        seen_at=now if moved else batch.seen_at,
     )
 
 
-def requeued(batch: BatchState, not_before: float) -> BatchState:
-    """The batch back in the queue: the quota turned it away, nothing of it ran, and no attempt of a row is used up."""
+def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState:
+    """As `seen`; a batch that failed for want of quota goes back into the queue, for that is how OpenAI refuses one."""
+    after = seen(batch, remote, now)
+    if after.status is BatchStatus.FAILED and any(map(_is_queue_full, after.issues)):
+        waiting = turned_away(after, now)
+        return requeued(waiting, waiting.not_before)
+    return after
+
+
+def requeued(batch: BatchState, not_before: float = 0.0) -> BatchState:
+    """The batch as it was planned, to be uploaded and created anew; nothing of it ran."""
     return BatchState(
         number=batch.number,
         round=batch.round,
         requests=batch.requests,
         size=batch.size,
+        token=batch.token,
         attempt=batch.attempt,
+        refusals=batch.refusals,
         not_before=not_before,
     )
+
+
+def turned_away(batch: BatchState, now: float, retry_after: float | None = None) -> BatchState:
+    """An uploaded batch that the provider would not create now: back in the queue, with a growing pause."""
+    pause = max(min(_QUEUE_PAUSE * 2**batch.refusals, _LONGEST_PAUSE), retry_after or 0.0)
+    return msgspec.structs.replace(batch, intent=None, refusals=batch.refusals + 1, not_before=now + pause)
+
+
+def strays(state: SubmissionState, others: Iterable[RemoteBatch]) -> tuple[dict[int, RemoteBatch], list[RemoteBatch]]:
+    """Batches that carry this submission's key and that it does not know, found on the way.
+
+    Returns:
+        By number, those that stand in for a batch which is not created, and those that are one too many.
+    """
+    adopted: dict[int, RemoteBatch] = {}
+    surplus: list[RemoteBatch] = []
+    by_number = {batch.number: batch for batch in state.batches}
+    for remote in others:
+        submission, _, rest = remote.metadata.get("ractobatch", "").partition("/")
+        number = rest.partition("/")[0]
+        batch = by_number.get(int(number)) if submission == state.id and number.isdecimal() else None
+        if batch is None or remote.id == batch.batch_id or batch.stage == "creating":
+            continue  # no business of ours, known, or about to be recorded by its writer
+        dead = remote.status.terminal and not (remote.output_file_id or remote.error_file_id)
+        if batch.batch_id is None and not dead and batch.number not in adopted:
+            adopted[batch.number] = remote
+        elif not remote.status.terminal and remote.status is not BatchStatus.CANCELLING:
+            surplus.append(remote)
+    return adopted, surplus
+
+
+def _is_queue_full(issue: Issue) -> bool:
+    return issue.code == "token_limit_exceeded" or "nqueued token" in issue.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +267,7 @@ def progress(state: SubmissionState) -> Progress:
     stages = [batch.stage for batch in current]
     return Progress(
         batches=len(current),
-        waiting=stages.count("planned") + stages.count("creating"),
+        waiting=sum(stages.count(stage) for stage in ("planned", "uploaded", "creating")),
         running=stages.count("running"),
         ended=stages.count("ended") + stages.count("collected"),
         requests=sum(batch.requests for batch in current),
@@ -182,6 +277,9 @@ def progress(state: SubmissionState) -> Progress:
         collected=state.collected,
     )
 
+
+_QUEUE_PAUSE, _LONGEST_PAUSE = 60.0, 900.0
+"""Seconds before a batch that the quota turned away is tried again: the first time, and at most."""
 
 _ORDER = {
     BatchStatus.PENDING: 0,

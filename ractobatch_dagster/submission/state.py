@@ -17,9 +17,10 @@ __all__ = [
     "PartitionState",
     "SubmissionState",
     "TableState",
+    "held_batch",
 ]
 
-Stage = Literal["planned", "creating", "running", "ended", "collected"]
+Stage = Literal["planned", "uploaded", "creating", "running", "ended", "collected"]
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,23 +79,35 @@ class TableState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """That a writer is about to create a batch, committed before it does."""
+    """That a writer is about to create a batch, committed before it does.
+
+    Attributes:
+        writer: Who.
+        at: When, in seconds since 1970; 0 once the writer itself has given up without knowing what came of it.
+        fenced_at: When the input file was deleted, so that no create that arrives later can succeed.
+    """
 
     writer: str
     at: float
+    fenced_at: float | None = None
 
 
 class BatchState(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch: planned, being created, running, ended, collected.
+    """One batch: planned, uploaded, being created, running, ended, collected.
 
     Attributes:
         number: Its place in the submission, counted from 0 over all rounds.
         round: 0 is the first try.
         requests: How many lines its input file has.
         size: How many bytes.
-        attempt: How many times we set out to create it. Each attempt has an uploaded file of its own.
+        token: Tells its input file in the store from one that another writer planned under the same number.
+        attempt: How many times its input file was uploaded. Each attempt at creating it has a file of its own.
         not_before: When a batch that the provider's quota turned away may be tried again (seconds since 1970).
+        refusals: How many times in a row the quota turned it away.
+        file_created_at: When its input file was uploaded, by the provider's clock.
         collected: Its answers are in the store.
+        gone: The provider no longer has its answers.
+        seen_at: When its status last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
 
@@ -102,10 +115,13 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     round: int = 0
     requests: int
     size: int
+    token: str = ""
     attempt: int = 0
     not_before: float = 0.0
+    refusals: int = 0
     intent: Intent | None = None
     file_id: str | None = None
+    file_created_at: float = 0.0
     batch_id: str | None = None
     status: BatchStatus | None = None
     created_at: float | None = None
@@ -115,6 +131,8 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     error_file_id: str | None = None
     issues: tuple[Issue, ...] = ()
     collected: bool = False
+    gone: bool = False
+    seen_at: float = 0.0
 
     @property
     def file_ids(self) -> list[str]:
@@ -127,8 +145,15 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         if self.collected:
             return "collected"
         if self.batch_id is None:
-            return "planned" if self.intent is None else "creating"
+            if self.intent is not None:
+                return "creating"
+            return "planned" if self.file_id is None else "uploaded"
         return "ended" if self.status is not None and self.status.terminal else "running"
+
+
+def held_batch(number: int, requests: int = 0, size: int = 0) -> BatchState:
+    """Lines that wait for what a predecessor answers before they become batches."""
+    return BatchState(number=number, requests=requests, size=size, token="held")  # noqa: S106
 
 
 class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,9 +162,14 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         provider: The provider's identity: kind and address, never the key.
         fingerprint: Hash of what all its requests share.
-        max_rounds: How many further rounds the rows worth retrying get.
+        parts: Hashes of what the fingerprint is made of, by name, to tell a person what changed.
+        max_rounds: How many times a row is asked again after failures that are worth it.
+        repairs: How many times the model is shown an answer that its output model refuses, with the reason.
+        predecessors: Submissions that this one replaces and whose answers it waits for before it plans any batch.
+        predecessors_ended: All of those have ended, so that a run can take their answers over.
         collected: Every row has its outcome in the store.
         cancelled: Nothing more is created; what was answered still lands.
+        strays: Batches that were created beside the one we know, and were cancelled.
         anomalies: What the provider's files held that belongs to no row, counted.
         run_id: The Dagster run that opened it, where one did.
     """
@@ -155,11 +185,16 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     requests: int
     max_rounds: int
+    repairs: int = 0
+    parts: dict[str, str] = {}
     partitions: tuple[PartitionRows, ...]
     batches: tuple[BatchState, ...] = ()
+    predecessors: tuple[str, ...] = ()
+    predecessors_ended: bool = False
     collected: bool = False
     cancelled: bool = False
     anomalies: dict[str, int] = {}
+    strays: int = 0
     run_id: str | None = None
 
     @property
@@ -170,10 +205,10 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ready(self) -> bool:
         """Whether there is work that only a run does: download, decode, next round's files."""
-        return not self.collected and all(
-            batch.stage in ("ended", "collected") or (self.cancelled and batch.stage == "planned")
-            for batch in self.batches
-        )
+        if self.collected or self.predecessors:
+            return not self.collected and self.predecessors_ended
+        done = {"ended", "collected", *(("planned", "uploaded") if self.cancelled else ())}
+        return all(batch.stage in done for batch in self.batches)
 
     def with_batches(self, changed: dict[int, BatchState]) -> SubmissionState:
         """The same submission with some of its batches replaced, by number."""

@@ -9,15 +9,23 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = tuple[int, Any]
+Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
+
+HANGS_UP: Reply = (0, None)
+"""The connection ends without a reply."""
+
+HESITATES: Reply = (-1, None)
+"""No reply comes as long as the test lasts."""
 
 
 class Scripted:
-    """The server: `replies` by method and path; what came in is in `requests`."""
+    """The server: `replies` by method and path; what came in is in `requests`, with its body in `bodies`."""
 
     def __init__(self) -> None:
         self.replies: dict[str, Callable[[], Reply]] = {}
         self.requests: list[str] = []
+        self.bodies: list[bytes] = []
+        self.over = threading.Event()
         self.base_url = ""
         self.chunked = False  # whether replies come without their length
 
@@ -36,14 +44,20 @@ def scripted_server() -> Iterator[Scripted]:
         protocol_version = "HTTP/1.1"
 
         def do_any(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length") or 0))
+            script.bodies.append(self.rfile.read(int(self.headers.get("content-length") or 0)))
             request = f"{self.command} {self.path.removeprefix('/v1').partition('?')[0]}"
             script.requests.append(request)
-            status, body = script.replies.get(request, lambda: (404, {"error": {"message": "no such thing"}}))()
+            reply = script.replies.get(request, lambda: (404, {"error": {"message": "no such thing"}}))()
+            status, body, headers = reply if len(reply) == 3 else (*reply, {})
+            if status <= 0:
+                self.close_connection = True
+                script.over.wait(30 if status else 0)
+                return
             kind, data = ("text/html", body.encode()) if isinstance(body, str) else ("application/json", body)
             data = data if isinstance(data, bytes) else json.dumps(data).encode()
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            for name, value in {"Content-Type": kind, **headers}.items():
+                self.send_header(name, value)
             if script.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
                 data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
@@ -65,5 +79,6 @@ def scripted_server() -> Iterator[Scripted]:
     try:
         yield script
     finally:
+        script.over.set()
         server.shutdown()
         server.server_close()

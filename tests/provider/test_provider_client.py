@@ -23,7 +23,6 @@ from ractobatch_dagster.errors import (
 )
 from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.provider.client import Account, AsyncProvider, Provider
-from ractobatch_dagster.provider.translate import translated
 
 LINE = (
     b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions",'
@@ -50,8 +49,11 @@ class Both:
 
         return call
 
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
     async def _awaited(self, name: str, *arguments: Any, **named: Any) -> Any:
-        provider = AsyncProvider(self.given)
+        provider = AsyncProvider(self.given, sleep=self._pause)
         try:
             return await getattr(provider, name)(*arguments, **named)
         finally:
@@ -122,6 +124,7 @@ def test_a_file_that_is_not_visible_yet(batch_server: LocalServer, both: Both) -
     create(both, file_id)
     assert len(batch_server.batches()) == 1
     assert batch_server.creates == 2
+    assert both.pauses == [0.5]
 
 
 @pytest.mark.parametrize("faults", [Faults(cut_downloads=1), Faults(bad_gateway_downloads=1)])
@@ -143,7 +146,7 @@ def test_a_download_that_never_works(batch_server: LocalServer) -> None:
     with pytest.raises(ProviderError, match="broke"):
         both.download(file_id, target)
     assert target.getvalue() == b""
-    assert both.pauses == [1.0, 2.0, 3.0]
+    assert len(both.pauses) == 3
 
 
 def test_what_is_not_there(both: Both) -> None:
@@ -243,10 +246,16 @@ def test_no_key() -> None:
         Provider(Account(base_url="http://127.0.0.1:9/v1")).retrieve("batch_1")
 
 
-def test_other_exceptions_pass_through() -> None:
+def test_other_exceptions_pass_through(both: Both) -> None:
     """What is neither the client's nor the HTTP library's is not touched."""
-    with pytest.raises(KeyError), translated("doing"):
-        raise KeyError
+
+    class Broken(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        both.upload(Broken(LINE), "mine.jsonl")
+    assert both.pauses == []
 
 
 Reply = Callable[[BaseHTTPRequestHandler], object]

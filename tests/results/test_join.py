@@ -46,19 +46,20 @@ def test_each_request_has_one_outcome_in_the_order_asked(
     asked: list[str], lines: list[dict[str, Any] | BadLine], status: BatchStatus
 ) -> None:
     """Shuffled, doubled, missing, unknown and unreadable lines change neither how many there are nor their order."""
-    outcomes, anomalies = join_lines(asked, lines, status)
+    odd: list[str] = []
+    outcomes = join_lines(asked, lines, status, lambda what, _: odd.append(what))
     assert list(outcomes) == asked
     assert all(outcome.custom_id == custom_id for custom_id, outcome in outcomes.items())
     assert all(outcome.status in ROW_STATUSES for outcome in outcomes.values())
     used = len({one["custom_id"] for one in lines if isinstance(one, dict)} & set(asked))
-    assert sum(anomalies.values()) == len(lines) - used
+    assert len(odd) == len(lines) - used
     good = {one["custom_id"] for one in lines if isinstance(one, dict) and "error" in one}
     assert {custom_id for custom_id, outcome in outcomes.items() if outcome.status == "ok"} == good & set(asked)
 
 
 def test_an_answer_stands_against_later_lines_that_are_none() -> None:
     """Only a better line takes the place of an earlier one: a refusal was answered and paid for."""
-    outcomes, _ = join_lines(["a", "b"], [line("a", None, refusal="no"), error("a"), error("b"), line("b")], _DONE)
+    outcomes = join_lines(["a", "b"], [line("a", None, refusal="no"), error("a"), error("b"), line("b")], _DONE)
     assert [outcome.status for outcome in outcomes.values()] == ["refusal", "ok"]
 
 
@@ -70,6 +71,8 @@ def test_a_refused_batch_blames_the_line_and_tells_the_others_why() -> None:
     assert outcomes["b"].error == "The provider refused the batch: line 2: Bad JSON. (invalid_json_line)"
     assert refused(["a", "b"], issues[:1])["a"].error == outcomes["b"].error
     assert refused(["a"], [])["a"].error == "The provider refused the batch: the provider gave no reason"
+    assert [(one.retryable, one.never_run) for one in outcomes.values()] == [(True, True), (False, False)]
+    assert not refused(["a"], issues[1:])["a"].retryable
 
 
 _DONE = BatchStatus.COMPLETED

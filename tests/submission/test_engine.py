@@ -14,6 +14,7 @@ import pytest
 from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.provider.client import Account, Provider
+from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.frame import to_arrow
@@ -21,7 +22,7 @@ from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.engine import SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet
 from ractobatch_dagster.submission.opening import Terms, open_submission
-from ractobatch_dagster.submission.plan import INTENT_AGE
+from ractobatch_dagster.submission.plan import INTENT_AGE, LOOK_SPAN, Create, Upload
 from ractobatch_dagster.submission.state import Owner
 
 LIMITS = Limits(max_requests=10, max_bytes=1_000_000)
@@ -38,7 +39,7 @@ class Bench:
 
     def engine(self, **account: object) -> Engine:
         """An engine as another process would have it."""
-        given = {"api_key": self.server.api_key, "base_url": self.server.base_url, "max_retries": 0, **account}
+        given = {"api_key": self.server.api_key, "base_url": self.server.base_url, "max_retries": 4, **account}
         provider = Provider(Account(**given), sleep=lambda _: None)
         return Engine(self.store, provider, limits=LIMITS, now=lambda: self.clock)
 
@@ -72,37 +73,64 @@ def bench(batch_server: LocalServer, tmp_path: Path) -> Bench:
     return Bench(batch_server, tmp_path / "store")
 
 
-def test_a_lost_reply_to_create_costs_nothing(bench: Bench) -> None:
-    """The batch exists but nobody was told: after a while it is found by its metadata, and taken over."""
-    bench.server.faults = Faults(lost_create_replies=1)
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_lost_reply_to_create_costs_nothing(bench: Bench, forgets: bool) -> None:
+    """The batch exists but nobody was told: it is found at once, by its metadata or else by its input file."""
+    bench.server.faults = Faults(lost_create_replies=1, no_metadata=forgets)
     files = bench.open("a", "b")
+    assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "running"
+    assert bench.finish(files) == ["ok", "ok"]
+    assert bench.server.creates == 1
+
+
+def test_a_batch_that_the_list_does_not_show_yet_is_waited_for(bench: Bench) -> None:
+    """Not to be seen is not to be absent: nothing is created again before the list has had time to show it."""
+    bench.server.faults = Faults(lost_create_replies=1, list_lag=3600)
+    files = bench.open("a")
     with pytest.raises(ProviderError):
         bench.engine().advance(files, steps=SUBMIT)
     assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "creating"
-    bench.clock += INTENT_AGE
-    assert bench.finish(files) == ["ok", "ok"]
-    assert len(bench.server.batches()) == 1
+    bench.clock += LOOK_SPAN - 1
+    assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "creating"
+    bench.server.faults = Faults()  # the list catches up
+    bench.clock += 1
+    assert bench.finish(files) == ["ok"]
+    assert bench.server.creates == 1
 
 
 def test_a_create_that_never_happened_is_made_up_for(bench: Bench) -> None:
-    """The writer died before its create arrived: the leftover file goes, and the batch is created once."""
+    """The create did not arrive: the file goes, a second look finds nothing, and the batch is created once."""
     files = bench.open("a")
-    bench.server.faults = Faults(outage=10)
+    bench.engine().advance(files, steps={Upload})
+    bench.server.faults = Faults(outage=50)
     with pytest.raises(ProviderError):
         bench.engine().advance(files, steps=SUBMIT)
     bench.server.faults = Faults()
-    bench.clock += INTENT_AGE
+    for _ in range(3):
+        bench.engine().advance(files, steps=SUBMIT)
+        bench.clock += LOOK_SPAN
     assert bench.finish(files) == ["ok"]
     assert len(bench.server.batches()) == 1
 
 
-def test_a_server_that_forgets_metadata_is_searched_by_input_file(bench: Bench) -> None:
-    """Each attempt has a file of its own, so the batch is known by it as well."""
-    bench.server.faults = Faults(lost_create_replies=1, no_metadata=True)
+def test_a_create_that_arrives_late_is_refused_for_want_of_its_file(bench: Bench) -> None:
+    """A writer that slept through its own taking over cannot create a second batch."""
     files = bench.open("a")
-    with pytest.raises(ProviderError):
+    slow = bench.engine()
+    slow.advance(files, steps={Upload})
+    create = slow._provider.create
+
+    def late(**arguments: object) -> RemoteBatch:
+        """What happens while the writer sleeps."""
+        bench.clock += INTENT_AGE
         bench.engine().advance(files, steps=SUBMIT)
-    bench.clock += INTENT_AGE
+        bench.clock += LOOK_SPAN
+        bench.engine().advance(files, steps=SUBMIT)
+        return create(**arguments)  # type: ignore[arg-type]
+
+    slow._provider.create = late  # type: ignore[method-assign, assignment]
+    with pytest.raises(ProviderError, match="Cannot find file"):
+        slow.advance(files, steps={Create})
     assert bench.finish(files) == ["ok"]
     assert len(bench.server.batches()) == 1
 
@@ -170,14 +198,14 @@ def test_one_further_round_heals_what_passes(bench: Bench, faults: Faults) -> No
     assert bench.finish(files) == ["ok"] * 4
 
 
-def test_a_refused_batch_names_the_line(bench: Bench) -> None:
-    """A batch refused at validation lands as errors that say which line was to blame."""
+def test_a_refused_batch_names_the_line_and_the_rest_goes_on(bench: Bench) -> None:
+    """A line that the provider refuses is an error that says so; the others are sent without it, free of charge."""
     files = bench.open("a", "b", max_rounds=0)
-    path = files.requests(0)
+    path = files.requests(files.state().batches[0])
     sent = bench.store.read(path)
     assert sent is not None
     bench.store.write(path, sent.replace(b'"url":"/v1/chat/completions"', b'"url":"/v1/embeddings"', 1))
-    assert bench.finish(files) == ["error", "error"]
+    assert bench.finish(files) == ["error", "ok"]
     results = read_parquet(bench.store, files.results)
     assert results is not None
     assert "line 1" in results.sort_by("custom_id")["error"][0].as_py()
@@ -226,6 +254,8 @@ def test_a_crash_between_any_two_commits_is_healed_by_going_on(
         patch.setattr(Store, "create", dies_after(create))
         with contextlib.suppress(Died):
             bench.finish(files)
-    bench.clock += INTENT_AGE
+    for pause in (INTENT_AGE, LOOK_SPAN):
+        bench.clock += pause
+        bench.engine().advance(files)
     assert bench.finish(files) == ["ok", "ok"]
     assert len(bench.server.batches()) == 1

@@ -10,15 +10,21 @@ from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.plan import (
     INTENT_AGE,
+    LOOK_SPAN,
+    Absorb,
+    Cancel,
     Collect,
     Create,
     Poll,
     Resolve,
     Settle,
+    Upload,
     plan,
     progress,
     requeued,
     seen,
+    strays,
+    turned_away,
 )
 from ractobatch_dagster.submission.state import BatchState, Intent, PartitionRows, SubmissionState
 
@@ -57,6 +63,7 @@ def batches(draw: st.DrawFn) -> BatchState:
     return batch(
         draw(st.integers(0, 5)),
         intent=draw(st.none() | st.builds(Intent, writer=st.just("w"), at=st.floats(0, 2 * NOW))),
+        file_id=draw(st.none() | st.just("f")),
         batch_id=draw(st.none() | st.just("b")),
         status=status,
         not_before=draw(st.sampled_from([0.0, NOW * 2])),
@@ -64,9 +71,18 @@ def batches(draw: st.DrawFn) -> BatchState:
     )
 
 
-def test_planned_batches_are_created_within_the_room() -> None:
-    """As many as the quota admits, in waves; one that the quota turned away waits for its time."""
-    state = submission(*(batch(number) for number in range(120)), batch(120, not_before=NOW + 1))
+def test_planned_batches_are_uploaded() -> None:
+    """All of them at once; one that the quota turned away waits for its time."""
+    state = submission(*(batch(number) for number in range(3)), batch(3, not_before=NOW + 1))
+    assert plan(state, NOW) == [Upload((0, 1, 2))]
+    assert plan(state, NOW + 1) == [Upload((0, 1, 2, 3))]
+
+
+def test_uploaded_batches_are_created_within_the_room() -> None:
+    """As many as the quota admits, in waves."""
+    state = submission(
+        *(batch(number, file_id="f") for number in range(120)), batch(120, file_id="f", not_before=NOW + 1)
+    )
     steps = plan(state, NOW, room=110)
     assert all(isinstance(step, Create) for step in steps)
     assert [len(step.batches) for step in steps if isinstance(step, Create)] == [50, 50, 10]
@@ -74,10 +90,18 @@ def test_planned_batches_are_created_within_the_room() -> None:
 
 
 def test_only_an_aged_intent_is_resolved() -> None:
-    """Whoever set out to create a batch gets the time to finish."""
+    """Whoever set out to create a batch gets the time to finish; the list gets its time as well."""
     state = submission(batch(intent=Intent(writer="w", at=NOW)))
     assert plan(state, NOW + INTENT_AGE - 1) == []
     assert plan(state, NOW + INTENT_AGE) == [Resolve((0,))]
+    fenced = submission(batch(intent=Intent(writer="w", at=NOW, fenced_at=NOW)))
+    assert plan(fenced, NOW + LOOK_SPAN - 1) == []
+    assert plan(fenced, NOW + LOOK_SPAN) == [Resolve((0,))]
+
+
+def test_a_writer_that_gave_up_is_not_waited_for() -> None:
+    """An intent at time 0 says that its own writer does not know what came of it."""
+    assert plan(submission(batch(intent=Intent(writer="w", at=0.0))), NOW) == [Resolve((0,))]
 
 
 def test_running_is_polled_and_ended_is_collected() -> None:
@@ -93,7 +117,47 @@ def test_running_is_polled_and_ended_is_collected() -> None:
 
 def test_a_cancelled_submission_creates_nothing_more() -> None:
     """Its planned batches stay uncreated, and settling does not wait for them."""
-    assert plan(submission(batch(), cancelled=True), NOW) == [Settle()]
+    assert plan(submission(batch(), batch(1, file_id="f"), cancelled=True), NOW) == [Settle()]
+
+
+def test_a_cancelled_submission_cancels_what_runs_until_it_has_ended() -> None:
+    """Whoever cancelled may have died on the way, so it is a step like any other."""
+    running, cancelling = (
+        batch(0, batch_id="x", status=BatchStatus.IN_PROGRESS),
+        batch(1, batch_id="y", status=BatchStatus.CANCELLING),
+    )
+    assert plan(submission(running, cancelling, cancelled=True), NOW) == [Cancel((0,)), Poll((0, 1))]
+
+
+def test_a_submission_that_replaces_others_waits_for_them() -> None:
+    """It plans nothing before their answers are known."""
+    state = submission(predecessors=("other",))
+    assert plan(state, NOW) == [Absorb()]
+    assert not state.ready
+    assert msgspec.structs.replace(state, predecessors_ended=True).ready
+
+
+def test_a_batch_of_ours_that_nobody_recorded_is_taken_in_or_cancelled() -> None:
+    """It stands in for one that is not created; beside one that is, it is one too many."""
+    state = submission(batch(0, file_id="f"), batch(1, batch_id="x"), batch(2, intent=Intent(writer="w", at=NOW)))
+    others = [
+        RemoteBatch(f"b{number}", BatchStatus.IN_PROGRESS, metadata={"ractobatch": f"s/{number}/1"})
+        for number in range(4)
+    ]
+    foreign = RemoteBatch("z", BatchStatus.IN_PROGRESS, metadata={"ractobatch": "t/0/1"})
+    dead = RemoteBatch("d", BatchStatus.FAILED, metadata={"ractobatch": "s/1/1"})
+    assert strays(state, [*others, foreign, dead]) == ({0: others[0]}, [others[1]])
+
+
+def test_pauses_grow_while_the_queue_stays_full() -> None:
+    """Each refusal in a row makes the next try later, up to a quarter of an hour; Retry-After is a lower bound."""
+    one, pauses = batch(file_id="f"), []
+    for _ in range(6):
+        one = turned_away(one, NOW)
+        pauses.append(one.not_before - NOW)
+    assert pauses == [60, 120, 240, 480, 900, 900]
+    assert turned_away(batch(), NOW, retry_after=3000).not_before == NOW + 3000
+    assert one.stage == "uploaded"
 
 
 @given(st.lists(batches(), max_size=6, unique_by=lambda one: one.number), st.booleans(), st.booleans())
@@ -107,10 +171,11 @@ def test_collected_submissions_are_left_alone_and_others_never_stall(
     if collected:
         assert steps == []
     elif not steps:
-        waiting = [one for one in many if one.stage == "creating" or (one.stage == "planned" and one.not_before > NOW)]
+        late = [one for one in many if one.stage in ("planned", "uploaded") and one.not_before > NOW]
+        waiting = late + [one for one in many if one.stage == "creating"]
         assert waiting
     created = [number for step in steps if isinstance(step, Create) for number in step.batches]
-    assert all(one.stage == "planned" for one in many if one.number in created)
+    assert all(one.stage == "uploaded" for one in many if one.number in created)
 
 
 @given(st.sampled_from(BatchStatus), st.sampled_from(BatchStatus))

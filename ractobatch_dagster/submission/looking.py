@@ -1,0 +1,133 @@
+"""How we find our batches among all of an account's: where they stand, and whether one exists at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError
+from ractobatch_dagster.provider.client import Provider
+from ractobatch_dagster.provider.remote import RemoteBatch
+
+__all__ = ["KEY", "Looked", "batch_key", "look", "scan"]
+
+KEY = "ractobatch"
+"""The key in a batch's metadata under which we know it again."""
+
+_MAX_SCAN_PAGES = 100
+_OLD_PAGES = 2
+_CLOCK_SLACK = 60.0
+
+
+def batch_key(submission: str, number: int, attempt: int) -> str:
+    """What a batch's metadata says about whose it is."""
+    return f"{submission}/{number}/{attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one look at the provider brought.
+
+    Attributes:
+        found: The batches asked for, by id.
+        failed: Why some could not be looked at, by id.
+        others: Batches that were not asked for but stood beside them, with a key of ours in their metadata.
+    """
+
+    found: dict[str, RemoteBatch] = field(default_factory=dict)
+    failed: dict[str, ProviderError] = field(default_factory=dict)
+    others: list[RemoteBatch] = field(default_factory=list)
+
+
+def look(
+    provider: Provider,
+    wanted: Collection[str],
+    *,
+    calls: int = 10_000,
+    turn: int = 0,
+    enough: Callable[[], bool] = lambda: False,
+) -> Looked:
+    """Where these batches stand: pages of the provider's list while that is cheaper, the rest by id.
+
+    Args:
+        provider: Whom to ask.
+        wanted: The ids of the batches.
+        calls: How many batches may be asked for by id.
+        turn: Which of them come first, if they are more; counting it up goes round all of them.
+        enough: Whether to stop here; what was not reached is neither found nor failed.
+    """
+    looked = Looked()
+    missing = set(wanted)
+    pages = 2 + len(missing) // 50 if len(missing) > 3 else 0
+    try:
+        for page in _pages(provider, pages):
+            for remote in page:
+                if remote.id in missing:
+                    looked.found[remote.id] = remote
+                elif KEY in remote.metadata:
+                    looked.others.append(remote)
+            missing -= looked.found.keys()
+            if not missing or enough():
+                break
+    except ProviderNotFoundError:
+        pass  # a server without a list
+    left = sorted(missing)
+    start = turn * calls % len(left) if len(left) > calls else 0
+    for batch_id in (left[start:] + left[:start])[:calls]:
+        if enough():
+            break
+        try:
+            looked.found[batch_id] = provider.retrieve(batch_id)
+        except ProviderError as error:
+            looked.failed[batch_id] = error
+    return looked
+
+
+def scan(provider: Provider, keys: Collection[str], files: Mapping[str, float]) -> dict[str, RemoteBatch]:
+    """Which of these batches exist: by their key, or by their input file where the provider forgets metadata.
+
+    A batch is only taken for absent once the provider's whole list was read, or several pages in a row that are
+    wholly older than the input file, by the provider's own clock.
+
+    Args:
+        provider: Whom to ask.
+        keys: What their metadata would say.
+        files: The ids of their input files, and when each was uploaded by the provider's clock; 0 where unknown.
+
+    Returns:
+        Those that exist, each under its key and under its input file's id.
+
+    Raises:
+        ProviderError: Nobody knows: the list cannot be read, or not far enough.
+    """
+    since = min(files.values(), default=0.0) - _CLOCK_SLACK
+    found: dict[str, RemoteBatch] = {}
+    older = 0
+    pages = _pages(provider, _MAX_SCAN_PAGES + 1)
+    for number, page in enumerate(pages):
+        for remote in page:
+            key = remote.metadata.get(KEY)
+            if key in keys:
+                found[str(key)] = remote
+            if remote.input_file_id in files:
+                found[str(remote.input_file_id)] = remote
+        older = older + 1 if page and all(0 < remote.created_at < since for remote in page) else 0
+        if older >= _OLD_PAGES:
+            break
+        if number == _MAX_SCAN_PAGES:
+            raise ProviderAPIError(
+                f"Whether a batch exists is not known: it is not among the newest {_MAX_SCAN_PAGES * 100:,} batches of "
+                f"the account, and there are more. Look for the metadata {KEY}={min(keys)} in the provider's "
+                "dashboard. Nothing was sent again; if there is none, cancel the submission with --abandon."
+            )
+    return found
+
+
+def _pages(provider: Provider, most: int) -> Iterator[list[RemoteBatch]]:
+    after: str | None = None
+    for _ in range(most):
+        page = provider.list_batches(after=after)
+        yield list(page.batches)
+        after = page.next_after
+        if after is None:
+            return

@@ -1,0 +1,90 @@
+"""Input files at the provider: one for each attempt at creating a batch, and none that is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.provider.client import Provider
+from ractobatch_dagster.provider.remote import UploadedFile
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.state import BatchState, SubmissionState
+
+__all__ = ["file_name", "is_file_gone", "tidy", "upload"]
+
+_PREFIX = "ractobatch-"
+
+_COMMIT_EVERY = 30.0
+"""Seconds after which what was uploaded is recorded, so that a crash costs no more than that."""
+
+
+def file_name(submission: str, number: int, attempt: int) -> str:
+    """The name of one attempt's input file at the provider."""
+    return f"{_PREFIX}{submission}-{number:05d}-{attempt}.jsonl"
+
+
+def is_file_gone(error: ProviderError) -> bool:
+    """Whether a create was refused for want of its input file."""
+    return error.refused and "cannot find file" in str(error).lower()
+
+
+def upload(
+    provider: Provider,
+    files: SubmissionFiles,
+    state: SubmissionState,
+    numbers: Collection[int],
+    now: Callable[[], float],
+    log: Callable[[str], None],
+    enough: Callable[[], bool],
+) -> SubmissionState:
+    """Upload these batches' input files and record their ids."""
+    uploaded: dict[int, UploadedFile] = {}
+    since = now()
+    try:
+        for batch in (one for one in state.batches if one.number in numbers):
+            if enough():
+                break
+            with files.store.open(files.requests(batch)) as source:
+                name = file_name(state.id, batch.number, batch.attempt + 1)
+                uploaded[batch.number] = provider.upload(source, name)
+            log(f"uploaded batch {batch.number}: {batch.requests:,} requests, {batch.size / 1e6:.1f} MB")
+            if now() - since > _COMMIT_EVERY:
+                done, uploaded, since = uploaded, {}, now()
+                _record(provider, files, done)
+    finally:
+        state = _record(provider, files, uploaded)
+    return state
+
+
+def _record(provider: Provider, files: SubmissionFiles, uploaded: Mapping[int, UploadedFile]) -> SubmissionState:
+    """Of two that upload the same batch the first to record wins; the other's file goes."""
+
+    def record(state: SubmissionState) -> dict[int, BatchState]:
+        return {
+            batch.number: msgspec.structs.replace(
+                batch, file_id=file.id, file_created_at=file.created_at, attempt=batch.attempt + 1
+            )
+            for batch in state.batches
+            if batch.stage == "planned" and (file := uploaded.get(batch.number))
+        }
+
+    state = files.change(record)
+    for batch in state.batches:
+        file = uploaded.get(batch.number)
+        if file is not None and file.id != batch.file_id:
+            provider.delete_file(file.id)
+    return state
+
+
+def tidy(provider: Provider, state: SubmissionState, log: Callable[[str], None]) -> None:
+    """Delete input files that no batch was made from: of interrupted uploads, and of batches never created."""
+    used = {batch.file_id for batch in state.batches if batch.batch_id}
+    try:
+        for file in provider.find_files(f"{_PREFIX}{state.id}-"):
+            if file.id not in used:
+                provider.delete_file(file.id)
+                log(f"deleted {file.name}, an input file that no batch was made from")
+    except ProviderError as error:
+        log(f"input files that no batch was made from, if there are any, stay at the provider: {error}")
