@@ -20,8 +20,10 @@ from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.signature import Signature, present
-from ractobatch_dagster.spec import RESOURCE, BatchSpec
+from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate
+from ractobatch_dagster.submission.opening import OnChange
 from ractobatch_dagster.submitting import partition_keys, submit, submit_run
+from ractobatch_dagster.terminating import termination
 
 __all__ = ["BatchAsset", "batch_asset"]
 
@@ -69,6 +71,9 @@ def batch_asset(
     dedupe: bool = True,
     reuse: bool = True,
     max_rounds: int = 1,
+    repairs: int = 0,
+    on_change: OnChange = "fail",
+    on_terminate: OnTerminate = "keep",
     max_error_rate: float = 0.05,
     completion_window: str = "24h",
     blocking: bool = False,
@@ -114,7 +119,14 @@ def batch_asset(
         on_null: What to do with a row without a prompt: `error`, or `skip` it (it lands with status `skipped`).
         dedupe: Ask identical requests once. `False` makes each row a sample of its own.
         reuse: Take over the answers that this partition's last table already paid for.
-        max_rounds: How often requests that failed in a way worth retrying are sent again.
+        max_rounds: How often a request that failed in a way worth retrying is sent again. One that was never run,
+            because its batch expired, was cancelled or was refused for another line, goes out again without counting.
+        repairs: How often the model is shown an answer that does not fit the output model, with what is wrong.
+        on_change: What to do where batches of the partition are still open and rows, prompt, model or parameters have
+            changed since: `fail` says what changed and sends nothing; `attach` goes on with the open ones; `replace`
+            cancels them, and sends what they did not answer.
+        on_terminate: What becomes of the batches when somebody terminates the run in Dagster: `keep`, or `cancel`. A
+            run that ends otherwise, such as with its evicted pod, never cancels anything.
         max_error_rate: The share of rows that may be without a usable answer before the check warns.
         completion_window: How long the provider may take; OpenAI knows `24h` only.
         blocking: One asset that submits, waits and lands in one run. For small jobs: it holds a worker meanwhile.
@@ -168,6 +180,9 @@ def batch_asset(
             dedupe=dedupe,
             reuse=reuse,
             max_rounds=max_rounds,
+            repairs=repairs,
+            on_change=on_change,
+            on_terminate=on_terminate,
             completion_window=completion_window,
             ranges=io_manager_key is None and not isinstance(partitions_def, dg.MultiPartitionsDefinition),
             poll_seconds=poll_seconds,
@@ -236,7 +251,8 @@ def _all_in_one(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
         context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
     ) -> Iterator[dg.MaterializeResult[Any]]:
         opened, _ = submit(context, resource, arguments, spec=spec, signature=signature)
-        wait_until_collected(context, resource, sorted(set(opened.submissions.values())), spec=spec)
+        with termination(context, resource, spec):
+            wait_until_collected(context, resource, sorted(set(opened.submissions.values())), spec=spec)
         yield from land(context, resource, list(opened.submissions), spec=spec)
 
     return signature.compute(spec.op_name, spec.resource_key, run)

@@ -1,17 +1,28 @@
 """The job that cancels what is open."""
 
-from __future__ import annotations
-
+import inspect
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import present
 from ractobatch_dagster.spec import BatchSpec
-from ractobatch_dagster.submission.plan import progress
+from ractobatch_dagster.submission.cancelling import ANY, cancel, choose
 
-__all__ = ["cancel_job"]
+__all__ = ["CancelConfig", "cancel_job"]
+
+
+class CancelConfig(dg.Config):
+    """What to cancel; everything that is open where nothing is given."""
+
+    partition: str | None = Field(default=None, description="The submission of this partition only.")
+    submission: str | None = Field(default=None, description="The submission of this id only.")
+    abandon: bool = Field(
+        default=False,
+        description="Also give up batches of which the provider does not tell whether they exist. They may be billed.",
+    )
 
 
 def cancel_job(spec: BatchSpec) -> dg.JobDefinition:
@@ -20,21 +31,22 @@ def cancel_job(spec: BatchSpec) -> dg.JobDefinition:
     What was answered is not lost: the table lands with it, and its other rows are `cancelled`.
     """
 
-    def cancel(context: dg.OpExecutionContext, **resources: OpenAIBatchResource) -> Any:
+    def cancel_batches(context: dg.OpExecutionContext, config: CancelConfig, **resources: OpenAIBatchResource) -> Any:
         resource = resources[spec.resource_key]
-        table = spec.table(resource)
-        version = table.log.load()
-        open_ = version.state.open if version else {}
-        if not open_:
-            context.log.info(f"No submission of {spec.name!r} is open.")
+        chosen = choose([spec.table(resource)], submission=config.submission, partition=config.partition or ANY)
+        if not chosen:
+            context.log.info(f"No such submission of {spec.name!r} is open.")
         engine = resource.engine(log=context.log.info)
-        for submission in open_:
-            state = engine.cancel(table.submission(submission))
-            context.log.info(f"submission {submission}: {progress(state)}")
+        failed = cancel(engine, chosen, context.log.info, abandon=config.abandon)
+        if failed:
+            raise dg.Failure(
+                f"{len(failed)} of {len(chosen)} submissions are not cancelled yet: {failed[0]}. Nothing more of them "
+                "is created, and the sensor goes on cancelling them."
+            )
 
-    op = dg.op(name=f"{spec.op_name}_cancel_batches")(
-        present(cancel, f"{spec.op_name}_cancel_batches", spec.resource_key, context=dg.OpExecutionContext)
-    )
+    name = f"{spec.op_name}_cancel_batches"
+    config = inspect.Parameter("config", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=CancelConfig)
+    op = dg.op(name=name)(present(cancel_batches, name, spec.resource_key, [config], context=dg.OpExecutionContext))
 
     @dg.job(
         name=f"{spec.op_name}_cancel",

@@ -1,21 +1,26 @@
 """The checks of a result table. They read what its run recorded, not the table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from ractobatch_dagster.models import ROW_STATUSES
+from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import BatchSpec
+from ractobatch_dagster.submission.alarms import alarms
 
-__all__ = ["table_checks"]
+__all__ = ["ON_TIME", "on_time", "table_checks"]
 
 _ROWS = "every_row_is_there"
 _USABLE = "answers_are_usable"
+ON_TIME = "batches_are_on_time"
+_SHOWN = 5
 
 
 def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefinition:
-    """Two checks: every row that was submitted is in the table, and not too many are without a usable answer."""
+    """The checks of a table: every row that was submitted is there, not too many are without a usable answer, and no
+    batch is stuck or uncollected. The last one is also evaluated by the sensor, as soon as something changes."""
     specs = [
         dg.AssetCheckSpec(_ROWS, asset=spec.asset, description="Every row that was submitted is in the table, once."),
         dg.AssetCheckSpec(
@@ -23,9 +28,12 @@ def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefini
             asset=spec.asset,
             description=f"At most {max_error_rate:.0%} of the rows are without a usable answer.",
         ),
+        dg.AssetCheckSpec(
+            ON_TIME, asset=spec.asset, description="No open batch is stuck, uncollected or about to lose its answers."
+        ),
     ]
 
-    @dg.multi_asset_check(specs=specs, name=f"{spec.op_name}_checks")
+    @dg.multi_asset_check(specs=specs, name=f"{spec.op_name}_checks", required_resource_keys={spec.resource_key})
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         landed = _recorded(context, spec.asset)
         total = _sum(landed, "rows_submitted")
@@ -52,7 +60,29 @@ def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefini
             },
         )
 
+        resource = getattr(context.resources, spec.resource_key)
+        yield dg.AssetCheckResult(check_name=ON_TIME, asset_key=spec.asset, **on_time(_alarms(spec, resource)))
+
     return checks
+
+
+def on_time(alarms: Sequence[str]) -> dict[str, Any]:
+    """The result of the check `batches_are_on_time`."""
+    if not alarms:
+        return {"passed": True, "severity": dg.AssetCheckSeverity.WARN, "description": "Nothing is late."}
+    shown = "\n\n".join(alarms[:_SHOWN]) + (f"\n\nand {len(alarms) - _SHOWN} more" if len(alarms) > _SHOWN else "")
+    return {"passed": False, "severity": dg.AssetCheckSeverity.WARN, "description": shown}
+
+
+def _alarms(spec: BatchSpec, resource: OpenAIBatchResource) -> list[str]:
+    """What is wrong with the table's open submissions, as far as the store tells."""
+    table = spec.table(resource)
+    version = table.log.load()
+    return [
+        text
+        for id_ in (version.state.open if version else ())
+        for text in alarms(table.submission(id_).state(), resource.now(), resource.patience)
+    ]
 
 
 def _recorded(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> list[Mapping[str, Any]]:

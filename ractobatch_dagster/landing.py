@@ -11,6 +11,7 @@ import dagster as dg
 import msgspec
 from pydantic import BaseModel
 
+from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.io_manager import table_path, written
 from ractobatch_dagster.metadata import table_metadata
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -22,10 +23,11 @@ from ractobatch_dagster.submission.state import SubmissionState, TableState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["confirm_landed", "land", "wait_until_collected"]
+__all__ = ["confirm_landed", "land", "mark_landed", "wait_until_collected"]
 
 _CLOCK_SLACK = 86_400.0
 _PAGE = 1_000
+_MAX_FAILURES = 20
 
 
 def land(
@@ -45,7 +47,9 @@ def land(
     table = spec.table(resource)
     waiting = _submissions(table, keys, spec)
     engine = resource.engine(log=context.log.info)
-    states = {id_: engine.advance(table.submission(id_)) for id_ in sorted(set(waiting.values()))}
+    states = {
+        id_: engine.advance(table.submission(id_), validate=spec.validate) for id_ in sorted(set(waiting.values()))
+    }
     open_ = [state for state in states.values() if not state.collected]
     if open_:
         _not_ready(context, open_, spec)
@@ -68,13 +72,25 @@ def land(
 def wait_until_collected(
     context: dg.AssetExecutionContext, resource: OpenAIBatchResource, submissions: Sequence[str], *, spec: BatchSpec
 ) -> None:
-    """Drive these submissions until every row has its outcome, telling in the log how far they are."""
+    """Drive these submissions until every row has its outcome, telling in the log how far they are.
+
+    Raises:
+        ProviderError: The provider refuses, or has not been there for many looks in a row.
+    """
     engine = resource.engine(log=context.log.info)
     table, told = spec.table(resource), dict.fromkeys(submissions, "")
-    left = list(submissions)
+    left, failures = list(submissions), 0
     while left:
         for id_ in tuple(left):
-            state = engine.advance(table.submission(id_))
+            try:
+                state = engine.advance(table.submission(id_), validate=spec.validate)
+            except ProviderError as error:
+                failures += 1
+                if error.refused or failures >= _MAX_FAILURES:
+                    raise
+                context.log.warning(f"submission {id_}: {error}; going on in {spec.poll_seconds:g} s")
+                continue
+            failures = 0
             if (now := str(progress(state))) != told[id_]:
                 context.log.info(f"submission {id_}: {now}")
                 told[id_] = now
@@ -155,8 +171,11 @@ def confirm_landed(instance: dg.DagsterInstance, table: TableFiles) -> TableStat
         return None
     waiting = {one.key: one.submission for one in version.state.partitions if one.landed != one.submission}
     landed = _materialised(instance, dg.AssetKey(table.asset.split("/")), waiting)
-    if not landed:
-        return version.state
+    return mark_landed(table, landed) if landed else version.state
+
+
+def mark_landed(table: TableFiles, landed: Mapping[str | None, str]) -> TableState | None:
+    """Commit that these partitions need nothing more of these submissions."""
 
     def mark(state: TableState | None) -> TableState | None:
         return state and msgspec.structs.replace(

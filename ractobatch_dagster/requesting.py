@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from ractobatch_dagster.landing import mark_landed
 from ractobatch_dagster.spec import SUBMISSION
-from ractobatch_dagster.submission.state import Owner, SubmissionState
+from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.watching import Open, Watch
 
-__all__ = ["Wanted", "run_requests"]
+__all__ = ["contiguous", "next_attempt", "run_requests"]
 
 FIRST = "ractobatch/first_partition"
 LAST = "ractobatch/last_partition"
@@ -27,15 +29,6 @@ Range = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A submission that is ready, and its partitions that have not landed."""
-
-    owner: Owner
-    state: SubmissionState
-    keys: Sequence[str | None]
-
-
-@dataclass(frozen=True, slots=True)
 class _Run:
     """An earlier run for the same submission."""
 
@@ -45,26 +38,46 @@ class _Run:
     ended_at: float
 
 
-def run_requests(
-    context: dg.SensorEvaluationContext, wanted: Sequence[Wanted], notes: list[str]
-) -> list[dg.RunRequest]:
-    """The runs to ask for now. What has to wait, or is given up, is told in `notes`."""
+def run_requests(context: dg.SensorEvaluationContext, ready: Sequence[Open], watch: Watch) -> list[dg.RunRequest]:
+    """The runs to ask for now. What has to wait is told in the notes of `watch`, what is given up in its alarms."""
     requests: list[dg.RunRequest] = []
-    for one in wanted:
-        asset = dg.AssetKey(one.owner.asset.split("/"))
-        order = _order(context, asset)
-        gone = [key for key in one.keys if key not in order]
-        notes.extend(f"{one.owner.asset}: partition {key!r} of submission {one.state.id} is gone" for key in gone)
-        ranges = contiguous([key for key in one.keys if key in order], order, together=one.owner.ranges)
-        if not one.state.collected:
-            ranges = ranges[:1]  # the first run collects for all of them
-        earlier = _earlier(context.instance, one.state.id) if ranges else []
-        for each in ranges:
-            attempt, why_not = next_attempt(each, earlier, order, time.time())
-            if why_not:
-                notes.append(f"{one.owner.asset}{_shown(each)}: {why_not}")
-            else:
-                requests.append(_request(asset, each, one.state.id, attempt))
+    for one in ready:
+        try:
+            requests += _of_submission(context, one, watch)
+        except Exception as error:  # partitions may be the user's code, and one asset must not stop the others
+            watch.notes.append(f"{one.owner.asset}: no run can be asked for: {type(error).__name__}: {error}")
+            context.log.warning(f"{one.owner.asset}: no run can be asked for", exc_info=error)
+    return requests
+
+
+def _of_submission(context: dg.SensorEvaluationContext, one: Open, watch: Watch) -> list[dg.RunRequest]:
+    asset = dg.AssetKey(one.owner.asset.split("/"))
+    order = _order(context, asset)
+    gone = [key for key in one.keys if key not in order]
+    if gone and one.state.collected:
+        mark_landed(TableFiles(one.files.store, one.owner.asset), dict.fromkeys(gone, one.state.id))
+    what = (
+        "its answers are kept for when it comes back"
+        if one.state.collected
+        else "its answers are collected all the same"
+    )
+    watch.notes += [
+        f"{one.owner.asset}: partition {key!r} of submission {one.state.id} does not exist any more; {what}"
+        for key in gone
+    ]
+    ranges = contiguous([key for key in one.keys if key in order], order, together=one.owner.ranges)
+    if not one.state.collected:
+        ranges = ranges[:1]  # the first run collects for all of them
+    earlier = _earlier(context.instance, one.state.id) if ranges else []
+    requests = []
+    for each in ranges:
+        attempt, why_not, given_up = next_attempt(each, earlier, order, time.time())
+        if given_up:
+            watch.alarm(one, f"submission {one.state.id}{_shown(each)}: {given_up}")
+        elif why_not:
+            watch.notes.append(f"{one.owner.asset}{_shown(each)}: {why_not}")
+        else:
+            requests.append(_request(asset, each, one.state.id, attempt))
     return requests
 
 
@@ -81,8 +94,8 @@ def contiguous(keys: Sequence[str | None], order: Mapping[str | None, int], *, t
 
 def next_attempt(
     wanted: Range, earlier: Sequence[_Run], order: Mapping[str | None, int], now: float
-) -> tuple[int, str | None]:
-    """The number of the next attempt at a run, and why it has to wait, if it has to.
+) -> tuple[int, str | None, str | None]:
+    """The number of the next attempt at a run, why it has to wait, if it has to, and why it is given up, if it is.
 
     It is 1 + the number of finished runs that covered one of its partitions, so that a run which failed, or ended
     before its IO manager wrote, is asked for again under a new key, with a growing pause.
@@ -96,16 +109,16 @@ def next_attempt(
     ]
     attempt = 1 + len(mine)
     if any(not run.finished for run in mine):
-        return attempt, "its table run is under way"
+        return attempt, "its table run is under way", None
     failures = [run for run in mine if run.failed]
     if len(failures) >= _MAX_ATTEMPTS:
-        return attempt, f"{len(failures)} table runs failed; materialise it by hand once the cause is mended"
+        return attempt, None, f"{len(failures)} table runs failed; materialise the table once the cause is mended"
     if failures:
         pause = min(_FIRST_PAUSE * 2 ** (len(failures) - 1), _LONGEST_PAUSE)
         left = max(run.ended_at for run in failures) + pause - now
         if left > 0:
-            return attempt, f"{len(failures)} table runs failed, the next is asked for in {left:.0f} s"
-    return attempt, None
+            return attempt, f"{len(failures)} table runs failed, the next is asked for in {left:.0f} s", None
+    return attempt, None, None
 
 
 def _order(context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> dict[str | None, int]:

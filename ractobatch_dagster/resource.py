@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.store import Store
+from ractobatch_dagster.store import Store, StoreClock, deployed
 
 if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.requests.cut import Limits
+    from ractobatch_dagster.submission.alarms import Patience
     from ractobatch_dagster.submission.engine import Engine
 
 __all__ = ["OpenAIBatchResource"]
@@ -62,20 +63,45 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     max_requests_per_batch: int | None = Field(default=None, description="Smaller batches than the provider's limit.")
     max_bytes_per_batch: int | None = Field(default=None, description="Smaller input files than the provider's limit.")
     deployment: str = Field(
-        default="", description="Tells deployments apart that share one root, such as `staging` and `production`."
+        default="",
+        description="Tells deployments apart that share one root, such as `staging` and `production`: each has a "
+        "folder of its own below it.",
+    )
+    require_sensor: bool = Field(
+        default=False, description="Refuse to send where no sensor has been looking, instead of warning."
+    )
+    stuck_after_hours: float = Field(
+        default=12.0, description="A batch without progress for so long is reported as stuck, by a failed asset check."
+    )
+    files_kept_days: float = Field(
+        default=30.0, description="For how long the provider keeps answers; a week before that they are an alarm."
     )
     local_seconds: float = Field(default=5.0, description="How long a batch takes on the local server.")
 
     _provider: Any = PrivateAttr(default=None)
     _store: Any = PrivateAttr(default=None)
+    _clock: Any = PrivateAttr(default=None)
 
     @property
     def store(self) -> Store:
         """The store below `root`, opened once."""
         if self._store is None:
-            self._store = Store(self.root, self.store_options)
+            self._store = deployed(self.root, self.deployment, self.store_options)
         opened: Store = self._store
         return opened
+
+    def now(self) -> float:
+        """Seconds since 1970 by the store's clock, on which all machines agree."""
+        if self._clock is None:
+            self._clock = StoreClock(self.store)
+        return float(self._clock())
+
+    @property
+    def patience(self) -> Patience:
+        """When a delay is an alarm."""
+        from ractobatch_dagster.submission.alarms import Patience
+
+        return Patience(stuck_after=self.stuck_after_hours * 3600, kept_for=self.files_kept_days * 86_400)
 
     def get_provider(self) -> Provider:
         """The provider, its client built once.
@@ -134,11 +160,24 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             max_bytes=min(profile.max_bytes, self.max_bytes_per_batch or profile.max_bytes),
         )
 
-    def engine(self, *, log: Callable[[str], None], metadata: Mapping[str, str] | None = None) -> Engine:
+    def engine(
+        self,
+        *,
+        log: Callable[[str], None],
+        provider: Provider | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Engine:
         """An engine that steps submissions on this account and store."""
         from ractobatch_dagster.submission.engine import Engine
 
-        return Engine(self.store, self.get_provider(), limits=self.limits(), metadata=metadata, log=log)
+        return Engine(
+            self.store,
+            provider or self.get_provider(),
+            limits=self.limits(),
+            now=self.now,
+            log=log,
+            enough=enough,
+        )
 
     def _address(self) -> tuple[str | None, str | None]:
         if self.provider != "local" or self.base_url is not None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
 import dagster as dg
 
+from ractobatch_dagster.checks import ON_TIME, on_time
 from ractobatch_dagster.errors import RactobatchError
 from ractobatch_dagster.landing import confirm_landed
-from ractobatch_dagster.requesting import Wanted, run_requests
+from ractobatch_dagster.requesting import run_requests
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import RESOURCE
-from ractobatch_dagster.submission.engine import LIGHT, Engine
-from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
-from ractobatch_dagster.submission.looking import Looked, look
-from ractobatch_dagster.submission.plan import progress
-from ractobatch_dagster.submission.state import Owner, SubmissionState
+from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.heartbeat import FRESH, Heartbeat, beat, heartbeats
+from ractobatch_dagster.submission.watching import Open, Watch, open_submissions, tables
 
 __all__ = ["build_batch_sensor"]
 
@@ -28,14 +26,8 @@ _TICK_SECONDS = 40.0
 _RUNS_PER_TICK = 25
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """One open submission: where it is, how it stands, and its partitions that have not landed."""
-
-    owner: Owner
-    files: SubmissionFiles
-    state: SubmissionState
-    keys: Sequence[str | None]
+_CALL_SECONDS, _RETRY_SECONDS = 10.0, 5.0
+"""How long one call to the provider may take in a tick, and all its repetitions."""
 
 
 def build_batch_sensor(
@@ -75,33 +67,45 @@ def _sensor(
         description="Follows the open batches and materialises each table once every row has its outcome.",
     )
     def batches(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return _tick(context, getattr(context.resources, resource_key), resource_key)
+        return _tick(context, getattr(context.resources, resource_key), resource_key, name)
 
     return batches
 
 
-def _tick(context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, resource_key: str) -> dg.SensorResult:
+def _tick(
+    context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, resource_key: str, name: str
+) -> dg.SensorResult:
     end = time.monotonic() + _TICK_SECONDS
-    notes: list[str] = []
-    found = [one for asset in _assets(context, resource_key) for one in _open(context, resource, asset, notes)]
-    if not found:
-        return dg.SensorResult(skip_reason="; ".join(notes) or "No submission is open.")
-    provider = resource.get_provider()
-    mine = [one for one in found if one.state.provider == provider.identity]
-    engine = resource.engine(log=context.log.info)
-    looked = _looked(resource, mine, notes)
-    wanted: list[Wanted] = []
-    for one in mine:
-        if time.monotonic() > end:
-            notes.append("the tick's time is up, the next one goes on")
-            break
-        state = _stepped(engine, one, looked, notes)
-        if state.collected or state.ready:
-            wanted.append(Wanted(one.owner, state, one.keys))
-    requests = run_requests(context, wanted, notes)[:_RUNS_PER_TICK]
-    for note in notes:
+    provider = resource.get_provider().hurried(_CALL_SECONDS, _RETRY_SECONDS)
+    now = resource.now()
+
+    def enough() -> bool:
+        return time.monotonic() > end
+
+    engine = resource.engine(log=context.log.info, provider=provider, enough=enough)
+    watch = Watch(provider, engine, resource.patience, now, enough, turn=int(now // 30))
+    assets = _assets(context, resource_key)
+    found = [one for asset in assets for one in _open(context, TableFiles(resource.store, asset), watch)]
+    stepped = watch.step(found)
+    ready = [one for one in stepped if one.state.collected or one.state.ready]
+    requests = run_requests(context, ready, watch)[:_RUNS_PER_TICK]
+    origin = context.code_location_origin
+    sensor = f"{name} of {origin.location_name}" if origin else name
+    beats = heartbeats(resource.store)
+    watch.notes += _orphans(resource, assets, beats, now)
+    events = _check_events(assets, beats.get(sensor), watch.alarms)
+    beat(
+        resource.store,
+        sensor,
+        Heartbeat(at=now, assets=tuple(assets), alarms={asset: tuple(texts) for asset, texts in watch.alarms.items()}),
+    )
+    for note in watch.notes:
         context.log.info(note)
-    return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "; ".join(notes))
+    for text in sorted(text for texts in watch.alarms.values() for text in texts):
+        context.log.warning(text)
+    said = [*(text for texts in watch.alarms.values() for text in texts), *watch.notes]
+    skip_reason = None if requests else "; ".join(said) or "No submission is open."
+    return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
 
 
 def _assets(context: dg.SensorEvaluationContext, resource_key: str) -> list[str]:
@@ -114,39 +118,47 @@ def _assets(context: dg.SensorEvaluationContext, resource_key: str) -> list[str]
     ]
 
 
-def _open(
-    context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, asset: str, notes: list[str]
-) -> Iterator[_Open]:
+def _open(context: dg.SensorEvaluationContext, table: TableFiles, watch: Watch) -> list[Open]:
     """The open submissions of one table. What cannot be read is noted, and the other tables go on."""
-    table = TableFiles(resource.store, asset)
     try:
         state = confirm_landed(context.instance, table)
-        if state is None or state.owner.deployment != resource.deployment:
-            return
-        for submission, keys in state.open.items():
-            files = table.submission(submission)
-            yield _Open(state.owner, files, files.state(), keys)
     except RactobatchError as error:
-        notes.append(f"{asset}: {error}")
+        watch.notes.append(f"{table.asset}: {error}")
+        return []
+    return list(open_submissions(table, state, watch.notes))
 
 
-def _looked(resource: OpenAIBatchResource, found: Sequence[_Open], notes: list[str]) -> Looked:
-    """Where the running batches of all submissions stand, asked for together."""
-    wanted = {b.batch_id for one in found for b in one.state.batches if b.stage == "running" and b.batch_id}
-    try:
-        looked = look(resource.get_provider(), wanted)
-    except RactobatchError as error:
-        notes.append(str(error))
-        return Looked()
-    notes.extend(f"batch {batch_id}: {error}" for batch_id, error in looked.failed.items())
-    return looked
+def _orphans(
+    resource: OpenAIBatchResource, assets: Collection[str], beats: Mapping[str, Heartbeat], now: float
+) -> list[str]:
+    """Open submissions of tables that no sensor looks after: their asset was renamed or removed."""
+    looked_after = {*assets, *(asset for one in beats.values() if now - one.at < FRESH for asset in one.assets)}
+    notes: list[str] = []
+    for table in tables(resource.store):
+        if table.asset in looked_after:
+            continue
+        try:
+            version = table.log.load()
+        except RactobatchError as error:
+            notes.append(f"{table.asset}: {error}")
+            continue
+        notes += [
+            f"submission {submission} of {table.asset!r} is open, and no asset is called so any more: bring it back, "
+            f"or run `ractobatch cancel --asset {table.asset}`"
+            for submission in (version.state.open if version and version.state.owner.submission_asset else ())
+        ]
+    return notes
 
 
-def _stepped(engine: Engine, one: _Open, looked: Looked, notes: list[str]) -> SubmissionState:
-    try:
-        state = engine.advance(one.files, steps=LIGHT, looked=looked)
-    except RactobatchError as error:
-        notes.append(f"{one.owner.asset}: {error}")
-        return one.state
-    notes.append(f"{one.owner.asset}: {progress(state)}")
-    return state
+def _check_events(
+    assets: Sequence[str], last: Heartbeat | None, alarms: Mapping[str, Sequence[str]]
+) -> list[dg.AssetCheckEvaluation]:
+    """The check of each table whose alarms are others than in the tick before."""
+    before = last.alarms if last else {}
+    return [
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(asset.split("/")), check_name=ON_TIME, **on_time(alarms.get(asset, ()))
+        )
+        for asset in assets
+        if tuple(alarms.get(asset, ())) != before.get(asset, ())
+    ]

@@ -14,9 +14,13 @@ from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.state import Owner
 
 if TYPE_CHECKING:
-    from ractobatch_dagster.submission.opening import Terms
+    from ractobatch_dagster.submission.opening import OnChange, Terms
+    from ractobatch_dagster.submission.rounds import Validator
 
-__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec"]
+__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "OnTerminate"]
+
+OnTerminate = Literal["keep", "cancel"]
+"""What becomes of the batches when somebody terminates the run that sends them or waits for them."""
 
 SUBMISSION = "ractobatch/submission"
 """Run tag and metadata key that carry the submission's id."""
@@ -39,6 +43,9 @@ class BatchSpec:
     dedupe: bool
     reuse: bool
     max_rounds: int
+    repairs: int
+    on_change: OnChange
+    on_terminate: OnTerminate
     completion_window: str
     ranges: bool
     poll_seconds: float
@@ -62,10 +69,18 @@ class BatchSpec:
         """The table's corner of the store."""
         return TableFiles(resource.store, self.name)
 
-    def owner(self, resource: OpenAIBatchResource) -> Owner:
+    def owner(self) -> Owner:
         """Whose submissions these are."""
         submission = "/".join(self.submission_asset.path) if self.submission_asset else None
-        return Owner(deployment=resource.deployment, asset=self.name, submission_asset=submission, ranges=self.ranges)
+        return Owner(asset=self.name, submission_asset=submission, ranges=self.ranges)
+
+    @property
+    def validate(self) -> Validator | None:
+        """What is wrong with an answer, held against the output model."""
+        from ractobatch_dagster.results.classify import parse_text
+
+        output_type = self.template.output_type
+        return None if output_type is None else lambda text: parse_text(text, output_type)[1]
 
     def terms(self, resource: OpenAIBatchResource, run_id: str) -> Terms:
         """What the requests of one submission share."""
@@ -77,7 +92,10 @@ class BatchSpec:
             limits=resource.limits(),
             completion_window=self.completion_window,
             max_rounds=self.max_rounds,
+            repairs=self.repairs,
             dedupe=self.dedupe,
             reuse=self.reuse,
+            key=self.key,
+            on_change=self.on_change,
             run_id=run_id,
         )

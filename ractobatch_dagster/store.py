@@ -11,7 +11,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -26,7 +26,7 @@ _CLOCK, _PROBE = "clock", "probe"
 
 _CLIENT_OPTIONS = frozenset({"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout"})
 
-__all__ = ["Store", "partition_name", "partition_of", "table_name"]
+__all__ = ["Store", "StoreClock", "deployed", "partition_name", "partition_of", "table_name"]
 
 
 def partition_name(key: str | None) -> str:
@@ -225,6 +225,31 @@ class Store:
         except Exception as error:
             raise StoreError(f"Could not list {self.uri(prefix)}: {_first_line(error)}") from error
         return sorted(listing["common_prefixes"]), sorted(item["path"] for item in listing["objects"])
+
+
+def deployed(root: str, deployment: str, options: Mapping[str, str] | None = None) -> Store:
+    """The store of one of several deployments that share a root: each has a folder of its own."""
+    return Store(f"{root.rstrip('/')}/deployments/{quote(deployment, safe='-_.')}" if deployment else root, options)
+
+
+class StoreClock:
+    """A store's clock, asked again every few minutes and carried on by this machine's own meanwhile."""
+
+    _AGAIN = 300.0
+
+    def __init__(self, store: Store, local: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._local = local
+        self._asked_at = float("-inf")
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        """Seconds since 1970."""
+        now = self._local()
+        if not 0 <= now - self._asked_at < self._AGAIN:
+            self._ahead = self._store.clock() - now
+            self._asked_at = now
+        return now + self._ahead
 
 
 def _split(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

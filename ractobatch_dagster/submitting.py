@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,10 @@ from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
 from ractobatch_dagster.spec import BatchSpec
 from ractobatch_dagster.submission.engine import SUBMIT
+from ractobatch_dagster.submission.heartbeat import heartbeats, watched
 from ractobatch_dagster.submission.opening import Opened, open_submission
 from ractobatch_dagster.submission.state import SubmissionState
+from ractobatch_dagster.terminating import termination
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,21 +60,46 @@ def submit(
     table = spec.table(resource)
     frames = _checked_frames(context, arguments, spec, signature)
     confirm_landed(context.instance, table)
+    _see_that_somebody_looks(context, resource, spec)
     opened = open_submission(
         table,
-        spec.owner(resource),
+        spec.owner(),
         frames,
         spec.terms(resource, context.run.run_id),
-        now=time.time,
+        now=resource.now,
         progress=context.log.info,
     )
     for id_ in opened.attached:
         context.log.info(f"submission {id_} already holds these rows: going on with it, nothing is sent twice")
     engine = resource.engine(log=context.log.info)
-    states = {
-        id_: engine.advance(table.submission(id_), steps=SUBMIT) for id_ in sorted(set(opened.submissions.values()))
-    }
+    for id_ in opened.withdrawn:
+        engine.discard(table.submission(id_))
+    with termination(context, resource, spec):
+        states = {
+            id_: engine.advance(table.submission(id_), steps=SUBMIT) for id_ in sorted(set(opened.submissions.values()))
+        }
     return opened, states
+
+
+def _see_that_somebody_looks(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, spec: BatchSpec) -> None:
+    """Warn before anything is spent where no sensor would collect the answers.
+
+    Raises:
+        ConfigurationError: No sensor does, and the resource requires one.
+    """
+    if spec.submission_asset is None:
+        return  # this run waits for the answers itself
+    why = watched(spec.name, heartbeats(resource.store).values(), resource.now())
+    if why is None:
+        return
+    message = (
+        f"Nobody may collect the answers of {spec.name!r}: {why} ({resource.store.url}). Turn on the sensor of "
+        f"{spec.resource_key!r}, and see that it and the runs use the same root: on Kubernetes a local directory is "
+        "each pod's own."
+    )
+    if resource.require_sensor:
+        raise ConfigurationError(f"{message} Nothing was sent.")
+    context.log.warning(message)
 
 
 def partition_keys(context: dg.AssetExecutionContext) -> list[str | None]:

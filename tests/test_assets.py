@@ -159,7 +159,7 @@ def test_permanent_errors_land_as_rows_with_the_providers_words(batch_server: Lo
     assert table["llm_error"][0].as_py()
     assert len(batch_server.batches()) == 1
     checks = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
-    assert checks == {"every_row_is_there": True, "answers_are_usable": False}
+    assert checks == {"every_row_is_there": True, "answers_are_usable": False, "batches_are_on_time": True}
 
 
 def test_large_frames_are_cut_into_batches(batch_server: LocalServer, tmp_path: Path) -> None:
@@ -247,6 +247,7 @@ def test_blocking_asset_submits_waits_and_lands_in_one_run(batch_server: LocalSe
     assert {one.check_name for one in result.get_asset_check_evaluations()} == {
         "every_row_is_there",
         "answers_are_usable",
+        "batches_are_on_time",
     }
     assert project.run("quick").success
     assert project.load("quick", kind=pa.Table)["llm_status"].to_pylist() == ["ok"] * 3

@@ -23,6 +23,7 @@ from ractobatch_dagster import (
     ProviderError,
 )
 from ractobatch_dagster.errors import (
+    QueueFullError,
     RactoGatewayAPIError,
     RactoGatewayAuthError,
     RactoGatewayError,
@@ -70,6 +71,38 @@ def test_one_create_only(batch_server: LocalServer, awaited: bool, shape: Faults
     assert len([file for file in batch_server.files() if file["purpose"] == "batch"]) == left
     assert ("is not known" in str(caught.value)) == bool(left)
     assert isinstance(caught.value.__cause__, openai.APIStatusError)
+
+
+def test_input_files_have_names_of_their_own(batch_server: LocalServer) -> None:
+    """A file is looked for by its name after an upload of which nobody knows, so no two batches may share one."""
+    processor = made(batch_server)
+    processor.submit_batch(items("a"))
+    processor.submit_batch(items("b"))
+    asyncio.run(processor.asubmit_batch(items("c")))
+    names = {file["filename"] for file in batch_server.files() if file["purpose"] == "batch"}
+    assert len(names) == 3
+    assert all(name.endswith(".jsonl") for name in names)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_full_queue_says_when_there_is_room(batch_server: LocalServer, awaited: bool) -> None:
+    """What the provider asks to wait is on the error."""
+    batch_server.faults = Faults(queue_full="429", queue_full_times=1, retry_after=90)
+    processor = made(batch_server)
+    with pytest.raises(QueueFullError) as caught:
+        done((processor.asubmit_batch if awaited else processor.submit_batch)(items("a")))
+    assert caught.value.retry_after == 90.0
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_what_is_safe_to_repeat_is_repeated(batch_server: LocalServer, awaited: bool) -> None:
+    """An upload and a look outlast a server that is down for a moment."""
+    processor = made(batch_server)
+    batch_server.faults = Faults(outage=1)
+    job = done((processor.asubmit_batch if awaited else processor.submit_batch)(items("a")))
+    batch_server.faults = Faults(outage=1)
+    assert done((processor.apoll_status if awaited else processor.poll_status)(job.job_id)).job_id == job.job_id
+    assert batch_server.creates == 1
 
 
 def test_a_refused_batch_says_why(batch_server: LocalServer) -> None:

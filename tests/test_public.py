@@ -195,10 +195,11 @@ def _imports(path: Path) -> set[str]:
 
 
 DAGSTER_LAYER = {
-    *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "requesting"),
+    *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting",
+    "terminating", "requesting"),
     *("signature", "spec", "metadata", "cancelling"),
 }
-CORE = ("attachment", "errors", "json_schema", "models", "processor", "prompt", "store")
+CORE = ("attachment", "errors", "json_schema", "models", "operating", "processor", "prompt", "store")
 CORE += ("local", "provider", "requests", "results", "submission")
 
 

@@ -117,4 +117,4 @@ def test_neighbours_share_a_run() -> None:
 
 def test_first_attempt_is_number_one() -> None:
     """Nothing ran yet: nothing to wait for."""
-    assert next_attempt((None, None), [], {None: 0}, 0.0) == (1, None)
+    assert next_attempt((None, None), [], {None: 0}, 0.0) == (1, None, None)

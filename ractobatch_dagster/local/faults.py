@@ -6,7 +6,7 @@ all there is to set; what remembers how often something has gone wrong already i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, get_args
 
@@ -113,7 +113,7 @@ class Faults:
     """What becomes of a share of the requests of each batch."""
     drop: float = 0.0
     """Short for `shares={"drop": …}`."""
-    drop_ids: frozenset[str] = frozenset()
+    drop_ids: Set[str] = frozenset()
     """Short for `requests={…: "drop"}`."""
     fail: Mapping[int, float] = field(default_factory=dict)
     """HTTP status, and the share of requests that end with it in the error file; short for `shares`."""
@@ -175,7 +175,7 @@ class Faults:
     """Other words for statuses, for example `{"cancelled": "canceled"}`."""
     no_metadata: bool = False
     """Metadata is taken and forgotten; short for `null_fields={"metadata"}`."""
-    null_fields: frozenset[str] = frozenset()
+    null_fields: Set[str] = frozenset()
     """These fields of a batch are null, for example `request_counts`, `usage` or `errors`."""
 
     # Creating a batch

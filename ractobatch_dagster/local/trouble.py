@@ -145,8 +145,8 @@ class Trouble:
         if faults.lying_counts:
             total = shown["request_counts"]["total"]
             shown["request_counts"] = {"total": total, "completed": total, "failed": 0}
-        hidden = {"metadata"} if faults.no_metadata else set()
-        return shown | dict.fromkeys(faults.null_fields | hidden)
+        hidden = {*faults.null_fields, *(["metadata"] if faults.no_metadata else [])}
+        return shown | dict.fromkeys(hidden)
 
     def shuffler(self, batch: Batch) -> Callable[[list[Any]], None]:
         """Puts the lines of a result file in an order that has nothing to do with the input's."""

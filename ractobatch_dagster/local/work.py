@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ __all__ = ["Counts", "Work"]
 
 logger = logging.getLogger(__name__)
 
+_NOTICED = 0.1  # seconds
 _VALIDATED, _ANSWERED = 0.1, 0.9  # of a batch's time
 
 
@@ -261,12 +263,12 @@ class Work:
 
     async def _pull(self, batch: Batch, progress: Progress, halt: asyncio.Event) -> None:
         """Have requests answered, no faster than the batch's pace, until there are none or it is to end."""
-        while not (progress.exhausted or halt.is_set() or self._late(batch)):
+        while not (progress.exhausted or halt.is_set() or self._time_left(batch) <= 0):
             due, pause = self._pace(batch, progress)
             if progress.taken < due:
                 await self._pool.run(partial(progress.answer_some, due))
             else:
-                await _sleep(halt, pause)
+                await self._pause(batch, halt, min(pause, self._time_left(batch)))
 
     def _pace(self, batch: Batch, progress: Progress) -> tuple[int, float]:
         """How many requests are due by now, and in how many seconds the next one is."""
@@ -278,8 +280,9 @@ class Work:
         due = min(progress.total, int(progress.total * elapsed / span))
         return due, max((due + 1) * span / progress.total - elapsed, 0.01)
 
-    def _late(self, batch: Batch) -> bool:
-        return not self._faults(batch).overtime and time.time() >= batch.started + batch.window
+    def _time_left(self, batch: Batch) -> float:
+        """How many seconds are left until the batch expires."""
+        return math.inf if self._faults(batch).overtime else batch.started + batch.window - time.time()
 
     async def _finish(self, batch: Batch, progress: Progress, fates: Mapping[str, Fate], halt: asyncio.Event) -> None:
         """Write the result files and end the batch."""
@@ -296,7 +299,9 @@ class Work:
                 self._move(batch, "finalizing")
             await self._stay(batch, halt, "finalizing", 1.0)
         if batch.status == "cancelling":
-            await asyncio.sleep(faults.cancelling_takes)
+            begin = time.time()
+            while time.time() < begin + self._faults(batch).cancelling_takes:
+                await asyncio.sleep(_NOTICED)
         output = await self._write(batch, progress, fates, "output")
         error = await self._write(batch, progress, fates, "error")
         status = "cancelled" if batch.status == "cancelling" else "expired" if expired else "completed"
@@ -333,9 +338,18 @@ class Work:
 
     async def _stay(self, batch: Batch, halt: asyncio.Event, status: str, share: float) -> None:
         """Let this share of the batch's time pass, unless it is to end before."""
-        while not halt.is_set() and self._faults(batch).stuck_in == status:
-            await _sleep(halt, 0.1)
-        await _sleep(halt, batch.started + share * self._takes(batch) - time.time())
+        while not halt.is_set():
+            stuck = self._faults(batch).stuck_in == status
+            left = min(batch.started + share * self._takes(batch) - time.time(), self._time_left(batch))
+            if left <= 0 and not stuck:
+                return
+            await self._pause(batch, halt, left if left > 0 else _NOTICED)
+
+    async def _pause(self, batch: Batch, halt: asyncio.Event, seconds: float) -> None:
+        """Sleep, but where faults decide for how long, no longer than until it is seen that they were taken back."""
+        faults = self._faults(batch)
+        held = faults.stuck_in is not None or faults.takes is not None
+        await _sleep(halt, min(seconds, _NOTICED) if held else seconds)
 
     def _move(self, batch: Batch, status: str, **changes: Any) -> None:
         changes = {"status": status, f"{status}_at": int(time.time()), **changes}

@@ -93,6 +93,11 @@ class Engine:
         self._enough = enough
         self._writer = secrets.token_hex(8)
 
+    @property
+    def identity(self) -> str:
+        """Whose batches it steps: kind and address of the provider."""
+        return self._provider.identity
+
     def advance(
         self,
         files: SubmissionFiles,
@@ -215,7 +220,7 @@ class Engine:
             elif error.refused:  # certainly not created
                 done[batch.number] = turned_away(batch, self._now())
             elif there := self._sought(state, batch):
-                done[batch.number] = seen(batch, there, self._now())
+                done[batch.number] = after_look(batch, there, self._now())
                 return there
             raise
         done[batch.number] = seen(batch, remote, self._now())
@@ -286,7 +291,7 @@ class Engine:
                 if batch.stage == "running" and batch.batch_id is not None and batch.batch_id in found
             }
 
-        return self._strays(files, files.change(watch), looked.others)
+        return self._strays(files, files.change(watch, known=state), looked.others)
 
     def _strays(self, files: SubmissionFiles, state: SubmissionState, others: Iterable[RemoteBatch]) -> SubmissionState:
         """Take in batches of ours that nobody recorded; cancel those that are one too many."""
@@ -295,7 +300,7 @@ class Engine:
 
         def adopt(newest: SubmissionState) -> Changes:
             adopted, _ = strays(newest, others)
-            return {b.number: seen(b, adopted[b.number], now) for b in newest.batches if b.number in adopted}
+            return {b.number: after_look(b, adopted[b.number], now) for b in newest.batches if b.number in adopted}
 
         adopted, surplus = strays(state, others)
         if adopted:

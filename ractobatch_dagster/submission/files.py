@@ -83,8 +83,15 @@ class SubmissionFiles:
         """The user's rows."""
         return f"{self.prefix}/rows.parquet"
 
-    def change(self, change: Callable[[SubmissionState], dict[int, BatchState]]) -> SubmissionState:
-        """Commit what `change`, a pure function, makes of some of the newest state's batches, by number."""
+    def change(
+        self, change: Callable[[SubmissionState], dict[int, BatchState]], known: SubmissionState | None = None
+    ) -> SubmissionState:
+        """Commit what `change`, a pure function, makes of some of the newest state's batches, by number.
+
+        Where it makes nothing of the state that is `known` already, the store is not asked.
+        """
+        if known is not None and known.with_batches(change(known)) == known:
+            return known
         return self._update(lambda state: state.with_batches(change(state)))
 
     def replace(self, change: Callable[[SubmissionState], dict[str, Any]]) -> SubmissionState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError
@@ -100,10 +100,18 @@ def scan(provider: Provider, keys: Collection[str], files: Mapping[str, float]) 
     Raises:
         ProviderError: Nobody knows: the list cannot be read, or not far enough.
     """
+    try:
+        return _scan(_pages(provider, _MAX_SCAN_PAGES + 1), keys, files)
+    except ProviderNotFoundError as error:
+        raise _unknown(keys, f"the provider has no list of batches ({error})") from error
+
+
+def _scan(
+    pages: Iterable[list[RemoteBatch]], keys: Collection[str], files: Mapping[str, float]
+) -> dict[str, RemoteBatch]:
     since = min(files.values(), default=0.0) - _CLOCK_SLACK
     found: dict[str, RemoteBatch] = {}
     older = 0
-    pages = _pages(provider, _MAX_SCAN_PAGES + 1)
     for number, page in enumerate(pages):
         for remote in page:
             key = remote.metadata.get(KEY)
@@ -115,12 +123,16 @@ def scan(provider: Provider, keys: Collection[str], files: Mapping[str, float]) 
         if older >= _OLD_PAGES:
             break
         if number == _MAX_SCAN_PAGES:
-            raise ProviderAPIError(
-                f"Whether a batch exists is not known: it is not among the newest {_MAX_SCAN_PAGES * 100:,} batches of "
-                f"the account, and there are more. Look for the metadata {KEY}={min(keys)} in the provider's "
-                "dashboard. Nothing was sent again; if there is none, cancel the submission with --abandon."
-            )
+            raise _unknown(keys, f"it is not among the newest {_MAX_SCAN_PAGES * 100:,} batches, and there are more")
     return found
+
+
+def _unknown(keys: Collection[str], why: str) -> ProviderAPIError:
+    return ProviderAPIError(
+        f"Whether a batch exists at the provider is not known: {why}. Nothing was sent again. Look for the metadata "
+        f"{KEY}={min(keys)} in the provider's dashboard; if no batch has it, cancel the submission with `ractobatch "
+        "cancel --abandon`, and submit again."
+    )
 
 
 def _pages(provider: Provider, most: int) -> Iterator[list[RemoteBatch]]:

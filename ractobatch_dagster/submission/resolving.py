@@ -10,7 +10,7 @@ from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import batch_key, scan
-from ractobatch_dagster.submission.plan import LOOK_SPAN, requeued, seen
+from ractobatch_dagster.submission.plan import LOOK_SPAN, after_look, requeued
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["resolve"]
@@ -40,7 +40,7 @@ def resolve(
     for batch in unsure:
         remote = found.get(keys[batch.number]) or found.get(str(batch.file_id))
         if remote is not None:
-            known[batch.number] = seen(batch, remote, now())
+            known[batch.number] = after_look(batch, remote, now())
             log(f"batch {batch.number}, whose create was interrupted, is {remote.id}")
         elif batch.intent is not None and batch.intent.fenced_at is None:
             _fence(provider, batch, log)
@@ -68,6 +68,6 @@ def _fence(provider: Provider, batch: BatchState, log: Callable[[str], None]) ->
     try:
         provider.delete_file(str(batch.file_id))
     except ProviderError as error:
-        if not error.refused:
+        if error.status_code not in (405, 501):
             raise
         log(f"the provider does not delete {batch.file_id} ({error}); relying on its list alone")

@@ -24,13 +24,12 @@ Stage = Literal["planned", "uploaded", "creating", "running", "ended", "collecte
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose table it is: a sensor steps what its own deployment submitted for assets of its own code location.
+    """Whose table it is.
 
     `ranges` says that one run may land several partitions; `submission_asset` is `None` where one asset
     submits, waits and lands.
     """
 
-    deployment: str = ""
     asset: str
     submission_asset: str | None = None
     ranges: bool = True

@@ -121,6 +121,20 @@ class GatedModel:
         return self._rules.answer(endpoint, body)
 
 
+class SlowModel:
+    """Takes a third of a second for an answer, and knows what it was asked."""
+
+    concurrency = 1
+
+    def __init__(self) -> None:
+        self.asked: list[Mapping[str, Any]] = []
+
+    def answer(self, endpoint: str, body: Mapping[str, Any]) -> Answer:
+        self.asked.append(body)
+        threading.Event().wait(0.3)
+        return RuleModel().answer(endpoint, body)
+
+
 class CountingModel:
     """Answers with how many requests it had before."""
 

@@ -16,6 +16,7 @@ from ractobatch_dagster.local import Faults, LocalServer
 from tests.local.helpers import (
     CHAT,
     GatedModel,
+    SlowModel,
     connect,
     create,
     finish,
@@ -239,32 +240,75 @@ def test_a_server_goes_on_where_the_last_one_was(tmp_path: Path):
         assert len(results(client, batch.output_file_id)) == len(raw_lines(client, batch.output_file_id)) == 10
 
 
+def test_a_server_that_stops_waits_for_the_answer_under_way(tmp_path: Path):
+    """What the model is just answering is kept, so that the next server does not ask it again."""
+    model = SlowModel()
+    with LocalServer(tmp_path, model=model) as server:
+        batch = submit(connect(server), lines(5))
+        wait_for(lambda: len(model.asked) == 2)
+    with LocalServer(tmp_path, model=model) as server:
+        finish(connect(server), batch)
+        assert server.billed.total() == 5 - 2
+    assert len(model.asked) == 5
+
+
+@pytest.mark.parametrize("moment", ["validating", "in_progress", "finalizing", "cancelling"])
+def test_a_server_can_be_left_and_entered_again_at_any_moment(tmp_path: Path, moment):
+    """The same `LocalServer` comes back on the same address, and each request has exactly one line."""
+    server = LocalServer(tmp_path, faults=Faults(stuck_in=moment if moment != "cancelling" else "in_progress"))
+    with server:
+        address, client = server.base_url, connect(server)
+        batch = submit(client, lines(10))
+        if moment == "cancelling":
+            wait_for(lambda: client.batches.retrieve(batch.id).request_counts.completed == 10)
+            server.faults = Faults(cancelling_takes=60)
+            client.batches.cancel(batch.id)
+        wait_for(lambda: client.batches.retrieve(batch.id).status == moment)
+    with server:
+        assert server.base_url == address
+        server.faults = Faults()
+        ended = finish(connect(server), batch)
+        assert ended.status == ("cancelled" if moment == "cancelling" else "completed")
+        assert sorted(json.loads(one)["custom_id"] for one in raw_lines(connect(server), ended.output_file_id)) == [
+            f"row-{number}" for number in range(10)
+        ]
+        assert set(server.billed.values()) == {1}
+        assert len(server.files()) == 2
+
+
 def test_a_killed_server_goes_on_after_a_restart(tmp_path: Path):
-    """Kill -9 in the middle of a batch loses nothing: the same address and key finish it."""
-    process, address = start_process(tmp_path, "--seconds", "2")
+    """Kill -9 in the middle of a batch, again and again, loses nothing and answers nothing twice."""
+    process, address = start_process(tmp_path, "--seconds", "4")
     try:
-        client = connect(address)
-        batch = submit(client, lines(40), metadata={"who": "me"})
-        wait_for(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 5)
-        process.kill()
-        process.wait(10)
-        process, again = start_process(tmp_path, "--seconds", "2")
-        assert (again.base_url, again.api_key) == (address.base_url, address.api_key)
-        batch = finish(connect(again), batch)
+        batch = submit(connect(address), lines(40), metadata={"who": "me"})
+        for reached in (5, 15, 25):
+            client = connect(address)
+            wait_for(lambda: client.batches.retrieve(batch.id).request_counts.completed >= reached)  # noqa: B023
+            process.kill()
+            process.wait(10)
+            process, again = start_process(tmp_path, "--seconds", "4")
+            assert (again.base_url, again.api_key) == (address.base_url, address.api_key)
+        client = connect(again)
+        batch = finish(client, batch)
         assert (batch.status, batch.metadata) == ("completed", {"who": "me"})
-        assert batch.request_counts.completed == len(results(client, batch.output_file_id)) == 40
+        assert batch.request_counts.completed == 40
+        answered = [json.loads(one)["custom_id"] for one in raw_lines(client, batch.output_file_id)]
+        assert sorted(answered) == sorted(f"row-{number}" for number in range(40))
+        assert batch.error_file_id is None
     finally:
         process.kill()
         process.wait(10)
 
 
 def test_what_a_killed_server_left_half_made_is_swept_away(tmp_path: Path):
-    """Uploads, bytes without a file and work without a batch are gone when the next server starts."""
+    """Uploads, half documents, bytes and results that belong to nothing are gone when the next server starts."""
     with LocalServer(tmp_path) as server:
         finish(connect(server), submit(connect(server), lines(1)))
         kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    for stray in ("uploads/tmp1", "files/file-1.data", "work/batch_1.input"):
+    for stray in ("uploads/tmp1", "files/file-1.data", "files/.file-1.json.0a", "batches/.b.json.0a", "work/b.input"):
         (tmp_path / stray).write_bytes(b"x")
+    orphan = json.loads(next(tmp_path.glob("files/*.json")).read_text()) | {"id": "file-2", "purpose": "batch_output"}
+    (tmp_path / "files" / "file-2.json").write_text(json.dumps(orphan))
     with LocalServer(tmp_path):
         assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == kept
 

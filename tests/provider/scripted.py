@@ -60,7 +60,7 @@ def scripted_server() -> Iterator[Scripted]:
                 self.send_header(name, value)
             if script.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
-                data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+                data = (b"%x\r\n%s\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
             else:
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()

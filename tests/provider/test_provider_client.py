@@ -247,14 +247,15 @@ def test_no_key() -> None:
 
 
 def test_other_exceptions_pass_through(both: Both) -> None:
-    """What is neither the client's nor the HTTP library's is not touched."""
+    """What is neither the client's nor the HTTP library's is not touched, and nothing is tried again."""
 
     class Broken(io.BytesIO):
-        def read(self, *_: Any) -> bytes:
+        def write(self, _: Any) -> int:
             raise KeyError("mine")
 
+    file_id = both.upload(io.BytesIO(LINE), "mine.jsonl").id
     with pytest.raises(KeyError, match="mine"):
-        both.upload(Broken(LINE), "mine.jsonl")
+        both.download(file_id, Broken())
     assert both.pauses == []
 
 

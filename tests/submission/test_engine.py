@@ -43,22 +43,23 @@ class Bench:
         provider = Provider(Account(**given), sleep=lambda _: None)
         return Engine(self.store, provider, limits=LIMITS, now=lambda: self.clock)
 
-    def open(self, *texts: str, max_rounds: int = 1) -> SubmissionFiles:
+    def open(self, *texts: str, model: str = "gpt-4o-mini", **terms: object) -> SubmissionFiles:
         """Open a submission of these prompts."""
-        template = RequestTemplate("gpt-4o-mini")
         opened = open_submission(
             self.table,
             Owner(asset="answers"),
             {None: to_arrow(pd.DataFrame({"user_message": list(texts)}))},
-            Terms(provider="local", template=template, limits=LIMITS, max_rounds=max_rounds),
+            Terms(
+                **{"provider": self.engine().identity, "template": RequestTemplate(model), "limits": LIMITS, **terms}
+            ),
             now=lambda: self.clock,
         )
         return self.table.submission(opened.submissions[None])
 
-    def finish(self, files: SubmissionFiles) -> list[str]:
+    def finish(self, files: SubmissionFiles, **options: object) -> list[str]:
         """Drive the submission to its end and return the statuses of its requests, in order."""
         engine, end = self.engine(), time.monotonic() + 20
-        while not engine.advance(files).collected:
+        while not engine.advance(files, **options).collected:  # type: ignore[arg-type]
             assert time.monotonic() < end, files.state()
             self.clock += 10
             time.sleep(0.02)

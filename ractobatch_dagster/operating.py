@@ -1,0 +1,84 @@
+"""What the command line does with open submissions: show them, cancel them. Needs no Dagster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.provider.client import Account, Provider
+from ractobatch_dagster.provider.profile import Kind
+from ractobatch_dagster.requests.cut import Limits
+from ractobatch_dagster.store import Store, StoreClock
+from ractobatch_dagster.submission.alarms import Patience, alarms
+from ractobatch_dagster.submission.cancelling import ANY, cancel, choose
+from ractobatch_dagster.submission.engine import Engine
+from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.heartbeat import heartbeats, watched
+from ractobatch_dagster.submission.plan import progress
+from ractobatch_dagster.submission.watching import tables
+
+__all__ = ["account", "cancel_open", "status"]
+
+Say = Callable[[str], None]
+
+
+def status(store: Store, say: Say) -> int:
+    """Show what is open, as far as the store tells; how many things need a person."""
+    now, beats = StoreClock(store)(), heartbeats(store).values()
+    problems: list[str] = []
+    open_ = choose(tables(store))
+    for one in open_:
+        state = one.table.submission(one.submission).state()
+        say(f"{one}: {progress(state)}" + (" (cancelled)" if state.cancelled else ""))
+        problems += alarms(state, now, Patience())
+    for asset in sorted({one.table.asset for one in open_ if one.watched}):
+        if why := watched(asset, beats, now):
+            problems.append(f"{asset}: {why}")
+    if not open_:
+        say("Nothing is open.")
+    for problem in problems:
+        say(f"! {problem}")
+    return len(problems)
+
+
+def account(store: Store, base_url: str | None, kind: Kind | None) -> Account:
+    """The account that the resource would use."""
+    if kind == "local" and base_url is None:
+        if store.local_path is None:
+            raise ConfigurationError("Give the local server's address as --base-url: the root is no local directory.")
+        from ractobatch_dagster.local import ensure_server
+
+        server = ensure_server(store.local_path / "local-server")
+        return Account(api_key=server.api_key, base_url=server.base_url, kind=kind)
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigurationError("Set OPENAI_API_KEY to the key with which the batches were created.")
+    return Account(base_url=base_url, kind=kind)
+
+
+def cancel_open(
+    store: Store,
+    at: Account,
+    say: Say,
+    *,
+    asset: str | None = None,
+    partition: str | None = None,
+    submission: str | None = None,
+    abandon: bool = False,
+) -> int:
+    """Cancel what is open of this table, partition or submission, or everything; how many are not cancelled yet."""
+    chosen = choose(
+        [TableFiles(store, asset)] if asset else tables(store),
+        submission=submission,
+        partition=ANY if partition is None else partition,
+    )
+    provider = Provider(at)
+    profile = provider.profile
+    limits = Limits(max_requests=profile.max_requests, max_bytes=profile.max_bytes)
+    engine = Engine(store, provider, limits=limits, now=StoreClock(store), log=say)
+    failed = cancel(engine, chosen, say, abandon=abandon)
+    if not chosen:
+        say("No such submission is open.")
+    elif len(failed) < len(chosen):
+        say("What was answered is collected and lands by itself, as long as the sensor is on.")
+    return len(failed)

@@ -1,0 +1,95 @@
+"""Changed input: what a run does about an open submission that holds other rows, prompts or parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ractobatch_dagster.errors import SubmissionConflictError
+from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.submission.engine import LIGHT, SUBMIT
+from ractobatch_dagster.submission.files import read_parquet
+from ractobatch_dagster.submission.plan import Upload
+from tests.local.helpers import GatedModel, wait_for
+from tests.submission.test_engine import Bench
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Bench]:
+    """A bench whose server answers one request and then waits."""
+    model = GatedModel(1)
+    with LocalServer(tmp_path / "server", model=model) as server:
+        yield Bench(server, tmp_path / "store")
+        model.gate.set()
+
+
+def test_the_same_rows_are_gone_on_with(slow: Bench) -> None:
+    """Running it again sends nothing."""
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    assert slow.open("a", "b").id == first.id
+
+
+def test_changed_rows_are_refused_with_what_changed(slow: Bench) -> None:
+    """By default nothing is sent, and the message says which rows are new, gone or changed."""
+    slow.engine().advance(slow.open("a", "b", "c"), steps=SUBMIT)
+    with pytest.raises(SubmissionConflictError, match=r"1 row is changed \(row 1\)"):
+        slow.open("a", "x", "c")
+    with pytest.raises(SubmissionConflictError, match=r"1 row is new \(row 3\)"):
+        slow.open("a", "b", "c", "d")
+    with pytest.raises(SubmissionConflictError, match="the model changed"):
+        slow.open("a", "b", "c", model="gpt-4o")
+    assert len(slow.server.batches()) == 1
+
+
+def test_attaching_goes_on_with_the_open_rows(slow: Bench) -> None:
+    """The policy `attach` leaves the changed rows for another time."""
+    first = slow.open("a")
+    slow.engine().advance(first, steps=SUBMIT)
+    assert slow.open("b", on_change="attach").id == first.id
+
+
+def test_replacing_cancels_and_sends_only_what_was_not_answered(slow: Bench) -> None:
+    """The open batch is cancelled; the answer that it had given is taken over, the rest and the new rows are sent."""
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    wait_for(lambda: slow.server.batches()[0]["status"] == "in_progress")
+    wait_for(lambda: slow.server.billed.total())  # noqa: PLW0108 (`billed` is a copy)
+    second = slow.open("a", "b", "c", on_change="replace")
+    assert second.id != first.id
+    slow.engine().advance(second, steps=SUBMIT)
+    assert slow.server.batches()[0]["status"] in ("cancelling", "cancelled")
+    assert second.state().predecessors == (first.id,)
+    slow.server._running.work.model.gate.set()
+    assert slow.finish(second) == ["ok"] * second.state().requests
+    reused = read_parquet(slow.store, second.reused)
+    assert reused is not None
+    assert len(reused) + second.state().requests == 3
+    assert slow.server.billed.total() == 3
+    assert slow.table.log.load().state.open == {second.id: [None]}  # type: ignore[union-attr]
+
+
+def test_a_submission_that_waits_for_another_is_ready_once_that_has_ended(slow: Bench) -> None:
+    """The sensor's light steps see that the old one ends, and then ask for a run that takes its answers over."""
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    second = slow.open("c", on_change="replace")
+    slow.engine().advance(second, steps=SUBMIT)
+    assert not second.state().ready
+    slow.server._running.work.model.gate.set()
+    slow.server.wait_idle()
+    assert slow.engine().advance(second, steps=LIGHT).ready
+    assert slow.finish(second) == ["ok"]
+
+
+def test_a_submission_of_which_nothing_was_created_gives_way(slow: Bench) -> None:
+    """It cost nothing, so no policy is needed; what it had uploaded is deleted."""
+    first = slow.open("a")
+    slow.engine().advance(first, steps={Upload})
+    second = slow.open("b")
+    slow.engine().discard(first)
+    assert second.id != first.id
+    assert not slow.server.files()
+    assert first.state().cancelled
