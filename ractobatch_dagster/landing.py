@@ -58,6 +58,9 @@ def land(
     for id_, state in states.items():
         mine = [key for key in keys if waiting[key] == id_]
         tables.update(_tables(table.submission(id_), state, mine, spec.template.output_type))
+    if _submissions(table, keys, spec) != waiting:
+        context.log.info("A newer submission was opened meanwhile; its own run lands the table.")
+        return
     shown = {key: table_metadata(tables[key], states[waiting[key]], key, spec) for key in keys}
     if len(keys) == 1:
         yield dg.MaterializeResult(value=tables[keys[0]], metadata=shown[keys[0]])

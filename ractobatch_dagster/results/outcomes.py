@@ -51,11 +51,9 @@ def outcomes_table(outcomes: Iterable[tuple[Outcome, str | None, int]]) -> pa.Ta
     return pa.Table.from_pylist(list(rows()), schema=OUTCOMES())
 
 
-def answers(rows: pa.Table, outcomes: pa.Table) -> dict[str, dict[str, Any]]:
-    """What can be taken over from a submission, by request hash: its answers, and nothing that had failed."""
-    found = {row[CUSTOM_ID]: {**row, "reused": True} for row in outcomes.to_pylist() if row["status"] == "ok"}
-    return {
-        hash_: found[custom_id]
-        for custom_id, hash_ in zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True)
-        if custom_id in found
-    }
+def answers(rows: pa.Table, outcomes: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A submission's answers, which others can take over, each with its request hash; nothing that had failed."""
+    hashes = dict(zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True))
+    for row in outcomes.to_pylist():
+        if row["status"] == "ok" and row[CUSTOM_ID] in hashes:
+            yield hashes[row[CUSTOM_ID]], {**row, "reused": True}

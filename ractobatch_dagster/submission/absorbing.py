@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
 from ractobatch_dagster.submission.files import SubmissionFiles, read_parquet
 from ractobatch_dagster.submission.plan import Settle
-from ractobatch_dagster.submission.reusing import known_answers, store_reused
+from ractobatch_dagster.submission.reusing import Reuse
 from ractobatch_dagster.submission.rounds import cut_batches, request_lines
 from ractobatch_dagster.submission.state import SubmissionState, held_batch
 
@@ -46,13 +45,13 @@ def _planned(
     rows = read_parquet(files.store, files.rows)
     if rows is None:
         return files.state()
-    known: dict[str, dict[str, Any]] = {}
-    for id_ in state.predecessors:
-        known.update(known_answers(files.sibling(id_)))
-    taken = store_reused(files, known, rows)
+    # its own first: what it took over when it was sealed
+    reuse = Reuse([files, *(files.sibling(id_) for id_ in state.predecessors)])
     hashes = dict(zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True))
-    planned = cut_batches(files, state, _left(files, hashes, known), limits, round_=0)
-    log(f"{taken:,} answers of the submission that this one replaces are taken over")
+    answered = {custom_id for custom_id, hash_ in hashes.items() if custom_id and reuse.take(hash_, custom_id)}
+    reuse.store(files)
+    planned = cut_batches(files, state, _left(files, answered), limits, round_=0)
+    log(f"{len(answered):,} answers were paid for already and are taken over")
 
     def start(newest: SubmissionState) -> dict[str, object]:
         if not newest.predecessors:  # another run was quicker
@@ -67,11 +66,11 @@ def _planned(
     return files.replace(start)
 
 
-def _left(files: SubmissionFiles, hashes: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _left(files: SubmissionFiles, answered: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """The lines that were held back and are not answered."""
     number = 0
     while files.store.exists(files.requests(held := held_batch(number))):
         for custom_id, line in request_lines(files, held):
-            if hashes.get(custom_id) not in known:
+            if custom_id not in answered:
                 yield custom_id, line
         number += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from ractobatch_dagster.requests.encode import encode_line, request_hash
 from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH, digest
 from ractobatch_dagster.submission.changes import describe_change
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet, write_parquet
-from ractobatch_dagster.submission.reusing import known_answers, store_reused
+from ractobatch_dagster.submission.reusing import Reuse
 from ractobatch_dagster.submission.state import (
     BatchState,
     Owner,
@@ -138,7 +138,7 @@ def open_submission(
         attached = tuple(sorted(set(meeting.attached.values())))
         if not fresh:
             return Opened(dict(meeting.attached), None, attached)
-        sealed = _seal(table, owner, fresh, digests, terms, state, meeting.replaced, now, progress)
+        sealed = _seal(table, owner, fresh, digests, terms, state, meeting, now, progress)
         opened = {
             one.key: PartitionState(
                 key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key)
@@ -283,7 +283,7 @@ def _seal(
     digests: Mapping[str | None, str],
     terms: Terms,
     state: TableState,
-    replaced: tuple[str, ...],
+    met: _Met,
     now: Callable[[], float],
     progress: Callable[[str], None],
 ) -> SubmissionState:
@@ -293,8 +293,8 @@ def _seal(
     created_at = now()
     stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
     files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
-    known = _known(table, state, partitions) if terms.reuse else {}
-    held = bool(replaced)  # no batch is planned before what is replaced has ended
+    reuse = Reuse(_paid(table, state, partitions, met.withdrawn) if terms.reuse else ())
+    held = bool(met.replaced)  # no batch is planned before what is replaced has ended
 
     starts: list[PartitionRows] = []
     first_of: dict[str, str] = {}
@@ -311,14 +311,14 @@ def _seal(
                 if terms.dedupe:
                     custom_id = first_of.setdefault(hash_, custom_id)
                 ids.append(custom_id)
-                if custom_id == f"row-{start + index:08d}" and hash_ not in known:
+                if custom_id == f"row-{start + index:08d}" and not reuse.take(hash_, custom_id):
                     line = encode_line(custom_id, terms.template.body(prompt), endpoint=terms.template.endpoint)
                     cutter.add(line, what=f"row {index}" + (f" of partition {key!r}" if key is not None else ""))
             start += len(rows)
 
     everything = pa.concat_tables(list(partitions.values())).append_column(CUSTOM_ID, pa.array(ids, pa.string()))
     write_parquet(table.store, files.rows, everything)
-    store_reused(files, known, everything)
+    reuse.store(files)
     sealed = SubmissionState(
         id=files.id,
         asset=owner.asset,
@@ -335,7 +335,7 @@ def _seal(
         parts=terms.parts,
         partitions=tuple(starts),
         batches=() if held else tuple(_planned(cut, held=False) for cut in cutter.files),
-        predecessors=replaced,
+        predecessors=met.replaced,
         run_id=terms.run_id,
     )
     files.log.commit(None, sealed)
@@ -354,13 +354,9 @@ def _store_requests(
     progress(f"sealed batch {cut.number}: {cut.requests:,} requests, {cut.size / 1e6:.1f} MB")
 
 
-def _known(
-    table: TableFiles, state: TableState, partitions: Mapping[str | None, pa.Table]
-) -> dict[str, dict[str, Any]]:
-    """Answers by request hash from the last landed submissions of these partitions."""
-
+def _paid(
+    table: TableFiles, state: TableState, partitions: Mapping[str | None, pa.Table], withdrawn: Sequence[str]
+) -> list[SubmissionFiles]:
+    """The submissions whose answers may be taken over: the last that landed, and those that give way."""
     landed = {there.landed for key in partitions if (there := state.partition(key)) and there.landed}
-    found: dict[str, dict[str, Any]] = {}
-    for submission in sorted(landed):
-        found.update(known_answers(table.submission(submission)))
-    return found
+    return [table.submission(submission) for submission in sorted({*landed, *withdrawn})]

@@ -177,12 +177,19 @@ def seen(batch: BatchState, remote: RemoteBatch, now: float = 0.0) -> BatchState
 
 
 def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState:
-    """As `seen`; a batch that failed for want of quota goes back into the queue, for that is how OpenAI refuses one."""
+    """As `seen`; a batch that failed for want of quota goes back into the queue, for that is how OpenAI refuses one.
+
+    So does one that failed for want of the input file which we had deleted: some servers create it all the same.
+    """
     after = seen(batch, remote, now)
-    if after.status is BatchStatus.FAILED and any(map(_is_queue_full, after.issues)):
+    if batch.intent is not None and batch.intent.fenced_at is not None:
+        after = msgspec.structs.replace(after, fenced=True)
+    if after.status is not BatchStatus.FAILED or after.file_ids:
+        return after
+    if any(map(_is_queue_full, after.issues)):
         waiting = turned_away(after, now)
         return requeued(waiting, waiting.not_before)
-    return after
+    return requeued(after) if after.fenced else after
 
 
 def requeued(batch: BatchState, not_before: float = 0.0) -> BatchState:

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
+from ractobatch_dagster.requests.frame import CUSTOM_ID
 from ractobatch_dagster.results.outcomes import OUTCOMES, answers
 from ractobatch_dagster.submission.files import SubmissionFiles, read_parquet, write_parquet
+
+__all__ = ["Reuse"]
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["known_answers", "store_reused"]
 
-Answers = dict[str, dict[str, Any]]
+class Reuse:
+    """The answers of earlier submissions, each of which one request takes over.
 
+    Where identical rows were samples of their own, there are several answers to one question, and each goes to another
+    request.
 
-def known_answers(files: SubmissionFiles) -> Answers:
-    """A submission's answers by request hash, those included that it had taken over itself."""
-    found: Answers = {}
-    rows = read_parquet(files.store, files.rows)
-    for path in (files.reused, files.results):
-        outcomes = read_parquet(files.store, path)
-        if rows is not None and outcomes is not None:
-            found.update(answers(rows, outcomes))
-    return found
+    Args:
+        submissions: Whose answers; those included that they had taken over themselves.
+    """
 
+    def __init__(self, submissions: Iterable[SubmissionFiles] = ()) -> None:
+        self._left: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._taken: dict[str, dict[str, Any]] = {}
+        for files in submissions:
+            rows = read_parquet(files.store, files.rows)
+            for path in (files.reused, files.results):
+                outcomes = read_parquet(files.store, path)
+                if rows is not None and outcomes is not None:
+                    self._learn(rows, outcomes)
 
-def store_reused(files: SubmissionFiles, known: Mapping[str, dict[str, Any]], rows: pa.Table) -> int:
-    """Store, for a submission's own `custom_id`s, which answers it takes over; how many they are."""
-    import pyarrow as pa
+    def _learn(self, rows: pa.Table, outcomes: pa.Table) -> None:
+        for hash_, answer in answers(rows, outcomes):
+            self._left[hash_].append(answer)
 
-    taken: Answers = {}
-    for custom_id, hash_ in zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True):
-        if hash_ in known:
-            taken[custom_id] = {**known[hash_], CUSTOM_ID: custom_id}
-    if taken:
-        write_parquet(files.store, files.reused, pa.Table.from_pylist(list(taken.values()), schema=OUTCOMES()))
-    return len(taken)
+    def take(self, hash_: str, custom_id: str) -> bool:
+        """Whether the request of this id has an answer already; it is then taken over."""
+        if custom_id in self._taken:
+            return True
+        if not self._left.get(hash_):
+            return False
+        self._taken[custom_id] = {**self._left[hash_].pop(0), CUSTOM_ID: custom_id}
+        return True
+
+    def store(self, files: SubmissionFiles) -> int:
+        """Write down what was taken over by a submission; how many answers they are."""
+        if self._taken:
+            import pyarrow as pa
+
+            table = pa.Table.from_pylist(list(self._taken.values()), schema=OUTCOMES())
+            write_parquet(files.store, files.reused, table)
+        return len(self._taken)

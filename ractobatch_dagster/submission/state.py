@@ -104,6 +104,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         not_before: When a batch that the provider's quota turned away may be tried again (seconds since 1970).
         refusals: How many times in a row the quota turned it away.
         file_created_at: When its input file was uploaded, by the provider's clock.
+        fenced: It was found after its input file had been deleted, so that it may fail for want of it.
         collected: Its answers are in the store.
         gone: The provider no longer has its answers.
         seen_at: When its status last changed, by our clock.
@@ -122,6 +123,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     file_id: str | None = None
     file_created_at: float = 0.0
     batch_id: str | None = None
+    fenced: bool = False
     status: BatchStatus | None = None
     created_at: float | None = None
     completed: int = 0

@@ -276,6 +276,39 @@ def test_a_server_can_be_left_and_entered_again_at_any_moment(tmp_path: Path, mo
         assert len(server.files()) == 2
 
 
+def test_a_half_written_answer_is_asked_for_again(tmp_path: Path):
+    """What a killed process left of a line spoils neither the lines before it nor those after it."""
+    for known in (3, 6):
+        with LocalServer(tmp_path, model=GatedModel(3)) as server:
+            client = connect(server)
+            batch = server.batches()[0]["id"] if server.batches() else submit(client, lines(10)).id
+            wait_for(lambda: client.batches.retrieve(batch).request_counts.completed == known)  # noqa: B023
+        with next(tmp_path.glob("work/*.answers")).open("ab") as file:
+            file.write(b'{"id":"batch_req_1","custom_id":"row-')
+    with LocalServer(tmp_path) as server:
+        server.wait_idle()
+        (batch,) = server.batches()
+        answered = [json.loads(one)["custom_id"] for one in raw_lines(connect(server), batch["output_file_id"])]
+        assert sorted(answered) == [f"row-{number}" for number in range(10)]
+        assert server.billed.total() == 10 - 6
+
+
+def test_counts_are_the_same_after_a_restart(tmp_path: Path):
+    """Also those of a request that is in both files."""
+    server = LocalServer(tmp_path, faults=Faults(stuck_in="finalizing", requests={"row-0": "both", "row-1": 400}))
+    with server:
+        client = connect(server)
+        batch = submit(client, lines(4))
+        wait_for(lambda: client.batches.retrieve(batch.id).status == "finalizing")
+        before = client.batches.retrieve(batch.id).request_counts
+    with server:
+        client = connect(server)
+        wait_for(lambda: client.batches.retrieve(batch.id).request_counts == before)
+        server.faults = Faults()
+        assert finish(client, batch).request_counts == before
+        assert (before.completed, before.failed) == (3, 1)
+
+
 def test_a_killed_server_goes_on_after_a_restart(tmp_path: Path):
     """Kill -9 in the middle of a batch, again and again, loses nothing and answers nothing twice."""
     process, address = start_process(tmp_path, "--seconds", "4")

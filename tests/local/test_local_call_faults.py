@@ -105,8 +105,9 @@ def test_a_lost_reply_counts_only_when_there_was_something_to_lose(batch_server,
 def test_a_connection_can_be_closed_before_anything_is_done(batch_server, client):
     """Then there is nothing, and trying again works."""
     batch_server.faults = Faults(calls=[CallFault(*UPLOAD, times=1, closed=True)])
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(openai.APIConnectionError) as error:
         upload(client, lines(1))
+    assert not isinstance(error.value, openai.APITimeoutError)
     assert batch_server.files() == []
     assert upload(client, lines(1)) == batch_server.files()[0]["id"]
 

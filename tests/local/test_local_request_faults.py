@@ -10,7 +10,7 @@ import pytest
 
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.local import Faults, LocalServer
-from tests.local.helpers import connect, finish, lines, raw_lines, results, submit, text_of
+from tests.local.helpers import connect, finish, line, lines, raw_lines, results, submit, text_of
 
 
 @pytest.fixture
@@ -200,7 +200,8 @@ def test_lines_can_be_without_an_id(client, batch_server):
 def test_what_the_model_answered_is_billed(client, batch_server):
     """Once for each request it has answered, and not for what failed or was never reached."""
     batch_server.faults = Faults(requests={"row-0": 500, "row-1": "drop", "row-2": "late", "row-3": "broken"})
-    first = finish(client, submit(client, lines(6)))
+    first = finish(client, submit(client, [*lines(6), line("refused", messages=[])]))
+    assert first.request_counts.failed == 2
     batch_server.faults = Faults()
     second = finish(client, submit(client, lines(1)))
     client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])

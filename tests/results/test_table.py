@@ -152,7 +152,7 @@ def test_the_names_that_are_taken_are_known_beforehand() -> None:
 def test_only_answers_are_taken_over() -> None:
     """A later submission takes over what is ok, by the hash of the question, and asks the rest again."""
     outcomes = outcomes_table([(done("a", "x"), "b", 0), (done("b", "y", "truncated"), "b", 0)])
-    taken = answers(rows("a", "b", "a"), outcomes)
+    taken = dict(answers(rows("a", "b", "a"), outcomes))
     assert list(taken) == ["hash-a"]
     assert (taken["hash-a"]["text"], taken["hash-a"]["reused"]) == ("x", True)
 

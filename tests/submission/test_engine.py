@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import pytest
 
@@ -23,7 +24,7 @@ from ractobatch_dagster.submission.engine import SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet
 from ractobatch_dagster.submission.opening import Terms, open_submission
 from ractobatch_dagster.submission.plan import INTENT_AGE, LOOK_SPAN, Create, Upload
-from ractobatch_dagster.submission.state import Owner
+from ractobatch_dagster.submission.state import Owner, TableState
 
 LIMITS = Limits(max_requests=10, max_bytes=1_000_000)
 
@@ -55,6 +56,24 @@ class Bench:
             now=lambda: self.clock,
         )
         return self.table.submission(opened.submissions[None])
+
+    def land(self) -> None:
+        """Say that everything has landed."""
+
+        def landed(state: TableState | None) -> TableState | None:
+            return state and msgspec.structs.replace(
+                state, partitions=tuple(msgspec.structs.replace(one, landed=one.submission) for one in state.partitions)
+            )
+
+        self.table.log.update(landed)
+
+    def answers(self, files: SubmissionFiles) -> list[str]:
+        """The statuses of a collected submission's rows, in order, those included that were taken over."""
+        rows = read_parquet(self.store, files.rows)
+        assert rows is not None
+        stored = (read_parquet(self.store, path) for path in (files.reused, files.results))
+        known = {row["custom_id"]: str(row["status"]) for one in stored if one is not None for row in one.to_pylist()}
+        return [known.get(custom_id, "missing") for custom_id in rows["custom_id"].to_pylist()]
 
     def finish(self, files: SubmissionFiles, **options: object) -> list[str]:
         """Drive the submission to its end and return the statuses of its requests, in order."""

@@ -9,9 +9,12 @@ import pytest
 
 from ractobatch_dagster.errors import SubmissionConflictError
 from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.models import BatchStatus
+from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.engine import LIGHT, SUBMIT
 from ractobatch_dagster.submission.files import read_parquet
-from ractobatch_dagster.submission.plan import Upload
+from ractobatch_dagster.submission.plan import Upload, after_look
+from ractobatch_dagster.submission.state import BatchState, Intent
 from tests.local.helpers import GatedModel, wait_for
 from tests.submission.test_engine import Bench
 
@@ -93,3 +96,49 @@ def test_a_submission_of_which_nothing_was_created_gives_way(slow: Bench) -> Non
     assert second.id != first.id
     assert not slow.server.files()
     assert first.state().cancelled
+
+
+def test_what_was_taken_over_before_is_still_there_after_replacing(slow: Bench) -> None:
+    """Answers of the landed table, taken over when the new submission was sealed, survive what it absorbs later."""
+    slow.server._running.work.model.gate.set()
+    landed = slow.open("a")
+    assert slow.finish(landed) == ["ok"]
+    slow.land()
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    second = slow.open("a", "b", "c", on_change="replace")
+    slow.finish(second)
+    assert slow.answers(second) == ["ok", "ok", "ok"]
+    assert max(slow.server.billed.values()) == 1
+
+
+def test_answers_of_a_submission_that_gives_way_are_not_paid_for_again(slow: Bench) -> None:
+    """It had taken them over from the landed table; the next one takes them over from it."""
+    slow.server._running.work.model.gate.set()
+    slow.finish(slow.open("a"))
+    slow.land()
+    slow.open("a", "b")
+    third = slow.open("a", "c")
+    slow.finish(third)
+    assert slow.answers(third) == ["ok", "ok"]
+    assert slow.server.billed.total() == 2
+
+
+def test_samples_are_taken_over_one_each(slow: Bench) -> None:
+    """Identical rows that were asked apart keep their own answers; one more row is asked."""
+    slow.server._running.work.model.gate.set()
+    slow.finish(slow.open("a", "a", dedupe=False))
+    slow.land()
+    again = slow.open("a", "a", "a", dedupe=False)
+    slow.finish(again)
+    assert slow.answers(again) == ["ok"] * 3
+    assert slow.server.billed.total() == 3
+
+
+def test_a_batch_made_from_a_deleted_file_is_sent_again(slow: Bench) -> None:
+    """Some servers create a batch whose input file is gone and fail it later: nothing of it ran."""
+    fenced = BatchState(number=0, requests=1, size=1, file_id="f", intent=Intent(writer="w", at=0.0, fenced_at=1.0))
+    found = after_look(fenced, RemoteBatch("b", BatchStatus.PENDING), 2.0)
+    assert found.stage == "running"
+    assert after_look(found, RemoteBatch("b", BatchStatus.FAILED), 3.0).stage == "planned"
+    assert after_look(found, RemoteBatch("b", BatchStatus.COMPLETED), 3.0).stage == "ended"
