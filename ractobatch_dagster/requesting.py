@@ -115,7 +115,7 @@ def next_attempt(
         return attempt, None, f"{len(failures)} table runs failed; materialise the table once the cause is mended"
     if failures:
         pause = min(_FIRST_PAUSE * 2 ** (len(failures) - 1), _LONGEST_PAUSE)
-        left = max(run.ended_at for run in failures) + pause - now
+        left = min(max(run.ended_at for run in failures) + pause - now, pause)  # a clock may have been set back
         if left > 0:
             return attempt, f"{len(failures)} table runs failed, the next is asked for in {left:.0f} s", None
     return attempt, None, None

@@ -12,17 +12,22 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from ractobatch_dagster.errors import ConfigurationError, StoreError
+from ractobatch_dagster.secrecy import MASK, holds_secret, redacted, secrets_in
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _BUFFER = 1 << 20
 _CLOCK, _PROBE = "clock", "probe"
+
+_LOGIN = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]*(?=@)")
+"""A name and a password in a URL; a name alone is a container (`abfss://container@account…`)."""
 
 _CLIENT_OPTIONS = frozenset({"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout"})
 
@@ -74,7 +79,8 @@ class Store:
             )
         if not re.match(r"[a-z][a-z0-9+.-]+://", text):
             text = Path(text).expanduser().absolute().as_uri()
-        self.url = text.rstrip("/")
+        self._secrets = secrets_in([*(options or {}).values(), *_LOGIN.findall(text)])
+        self.url = _LOGIN.sub(MASK, text.rstrip("/"))
         self._proven = False
         self.local_path: Path | None = None
         try:
@@ -84,8 +90,10 @@ class Store:
             else:
                 config, client = _split(options or {})
                 self._store = from_url(text, config=config, client_options=client)  # type: ignore[call-overload]
-        except Exception as error:  # obstore raises its own bases, ValueError and OSError here
-            raise ConfigurationError(f"The store's root {text!r} cannot be used: {_first_line(error)}") from error
+        except Exception as error:  # noqa: BLE001 (obstore raises its own bases, ValueError and OSError here)
+            said = redacted(_first_line(error), self._secrets)
+            cause = None if holds_secret(error, self._secrets) else error
+            raise ConfigurationError(f"The store's root {self.url!r} cannot be used: {said}") from cause
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -103,11 +111,10 @@ class Store:
         import obstore
 
         try:
-            return obstore.get(self._store, path).bytes().to_bytes()
+            with self._doing("read", path, passing=FileNotFoundError):
+                return obstore.get(self._store, path).bytes().to_bytes()
         except FileNotFoundError:
             return None
-        except Exception as error:
-            raise StoreError(f"Could not read {self.uri(path)}: {_first_line(error)}") from error
 
     def open(self, path: str) -> IO[bytes]:
         """A seekable reader of an object that must exist.
@@ -117,33 +124,31 @@ class Store:
         """
         import obstore
 
-        try:
+        with self._doing("open", path):
             if self.local_path is not None:
                 return (self.local_path / path).open("rb")
             return io.BufferedReader(_Reader(obstore.open_reader(self._store, path)), _BUFFER)
-        except Exception as error:
-            raise StoreError(f"Could not open {self.uri(path)}: {_first_line(error)}") from error
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """The object's bytes as a stream of chunks."""
         import obstore
 
-        try:
-            for chunk in obstore.get(self._store, path):
-                yield bytes(chunk)
-        except Exception as error:
-            raise StoreError(f"Could not read {self.uri(path)}: {_first_line(error)}") from error
+        with self._doing("read", path):
+            stream = iter(obstore.get(self._store, path))
+        while True:
+            with self._doing("read", path):
+                chunk = next(stream, None)
+            if chunk is None:
+                return
+            yield bytes(chunk)
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Write or replace the object, whole or not at all. A `Path` is streamed from disk."""
         import obstore
 
-        try:
+        with self._doing("write", path):
             obstore.put(self._store, path, data)
-        except Exception as error:
-            raise StoreError(f"Could not write {self.uri(path)}: {_first_line(error)}") from error
-        if self.local_path is not None:
-            _sync(self.local_path / path)
+            self._sync(path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object if nothing is there yet, in one atomic step; `False` if something was.
@@ -154,13 +159,11 @@ class Store:
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            obstore.put(self._store, path, data, mode="create", use_multipart=False)
+            with self._doing("write", path, passing=AlreadyExistsError):
+                obstore.put(self._store, path, data, mode="create", use_multipart=False)
+                self._sync(path)
         except AlreadyExistsError:
             return False
-        except Exception as error:
-            raise StoreError(f"Could not write {self.uri(path)}: {_first_line(error)}") from error
-        if self.local_path is not None:
-            _sync(self.local_path / path)
         return True
 
     def exists(self, path: str) -> bool:
@@ -172,11 +175,10 @@ class Store:
         import obstore
 
         try:
-            obstore.head(self._store, path)
+            with self._doing("look for", path, passing=FileNotFoundError):
+                obstore.head(self._store, path)
         except FileNotFoundError:
             return False
-        except Exception as error:
-            raise StoreError(f"Could not look for {self.uri(path)}: {_first_line(error)}") from error
         return True
 
     def clock(self) -> float:
@@ -186,10 +188,8 @@ class Store:
         if self.local_path is not None:
             return time.time()
         self.write(_CLOCK, b"")
-        try:
+        with self._doing("read", _CLOCK):
             return float(obstore.head(self._store, _CLOCK)["last_modified"].timestamp())
-        except Exception as error:
-            raise StoreError(f"Could not read {self.uri(_CLOCK)}: {_first_line(error)}") from error
 
     def prove(self) -> None:
         """See once that the store keeps what is there when somebody else creates it: the log rests on nothing else.
@@ -215,15 +215,37 @@ class Store:
         """The names of the folders directly in this folder, sorted."""
         return [path.rstrip("/").rsplit("/", 1)[-1] for path in self._listing(prefix)[0]]
 
+    @contextmanager
+    def _doing(self, verb: str, path: str, passing: type[BaseException] | tuple[()] = ()) -> Iterator[None]:
+        """Raise what goes wrong inside as a StoreError that holds no secret."""
+        try:
+            yield
+        except passing:
+            raise
+        except Exception as error:  # noqa: BLE001 (as above)
+            text = redacted(_first_line(error), self._secrets)
+            cause = None if holds_secret(error, self._secrets) else error
+            raise StoreError(f"Could not {verb} {self.uri(path)}: {text}") from cause
+
+    def _sync(self, path: str) -> None:
+        """Make a new local file and its directory entry survive a power cut; obstore links it without."""
+        if self.local_path is None:
+            return
+        for target in (self.local_path / path, (self.local_path / path).parent):
+            handle = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
     def _listing(self, prefix: str) -> tuple[list[str], list[str]]:
         import obstore
 
         try:
-            listing: Any = obstore.list_with_delimiter(self._store, prefix)
+            with self._doing("list", prefix, passing=FileNotFoundError):
+                listing: Any = obstore.list_with_delimiter(self._store, prefix)
         except FileNotFoundError:
             return [], []
-        except Exception as error:
-            raise StoreError(f"Could not list {self.uri(prefix)}: {_first_line(error)}") from error
         return sorted(listing["common_prefixes"]), sorted(item["path"] for item in listing["objects"])
 
 
@@ -283,16 +305,6 @@ class _Reader(io.RawIOBase):
 
     def tell(self) -> int:
         return int(self._reader.tell())
-
-
-def _sync(path: Path) -> None:
-    """Make a new file and its directory entry survive a power cut; obstore links it without."""
-    for target in (path, path.parent):
-        handle = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _first_line(error: Exception) -> str:

@@ -167,3 +167,32 @@ def test_status_ends_with_1_where_nobody_looks(tmp_path: Path, capsys: pytest.Ca
         project.run("plain_submission")
         assert cli.main(["status", "--root", project.resource.root]) == 1
         assert "no sensor has ever looked after it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("by_somebody", "policy", "cancelled"),
+    [(True, "cancel", True), (True, "keep", False), (False, "cancel", False)],
+)
+def test_a_terminated_run_cancels_only_if_somebody_terminated_it_and_wants_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_somebody: bool, policy: str, cancelled: bool
+) -> None:
+    """Dagster interrupts a run in the same way when its pod is evicted, and then the batches always go on."""
+
+    @batch_asset(model="gpt-4o-mini", blocking=True, on_terminate=policy)  # type: ignore[arg-type]
+    def waiting() -> pd.DataFrame:
+        return pd.DataFrame({"user_message": ["a"]})
+
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        project = Project(server, tmp_path, waiting.assets)
+
+        def interrupted(_: float) -> None:
+            run = project.instance.get_runs(limit=1)[0]
+            if by_somebody:
+                project.instance.report_run_canceling(run)
+            raise dg.DagsterExecutionInterruptedError
+
+        monkeypatch.setattr("ractobatch_dagster.landing.time.sleep", interrupted)
+        assert not project.run("waiting").success
+        (state,) = project.submissions("waiting")
+        assert state.cancelled is cancelled
+        assert (server.batches()[0]["status"] in ("cancelling", "cancelled")) is cancelled

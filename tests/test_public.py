@@ -195,11 +195,10 @@ def _imports(path: Path) -> set[str]:
 
 
 DAGSTER_LAYER = {
-    *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting",
-    "terminating", "requesting"),
+    *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "terminating", "requesting"),
     *("signature", "spec", "metadata", "cancelling"),
 }
-CORE = ("attachment", "errors", "json_schema", "models", "operating", "processor", "prompt", "store")
+CORE = ("attachment", "errors", "json_schema", "models", "operating", "processor", "prompt", "secrecy", "store")
 CORE += ("local", "provider", "requests", "results", "submission")
 
 

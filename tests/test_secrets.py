@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ractobatch_dagster.errors import ConfigurationError, ProviderError, RactobatchError
 from ractobatch_dagster.processor import OpenAIBatchProcessor
 from ractobatch_dagster.provider.client import Account, AsyncProvider, Provider
-from ractobatch_dagster.provider.secrecy import MASK, redacted, secrets_in
+from ractobatch_dagster.secrecy import MASK, redacted, secrets_in
 from tests.scripted import items
 
 KEY = "zz_recognisable_key_1"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ractobatch_dagster.errors import ConfigurationError, StoreError
+from ractobatch_dagster.errors import ConfigurationError, RactobatchError, StoreError
 from ractobatch_dagster.store import Store, partition_name, partition_of
 
 
@@ -86,3 +87,26 @@ def test_any_partition_key_is_one_path_segment(key: str | None) -> None:
     assert "/" not in name
     assert name not in ("", ".", "..")
     assert partition_of(name) == key
+
+
+@pytest.mark.parametrize(
+    ("root", "options"),
+    [
+        ("s3://name:word-recognisable@bucket/prefix", {}),
+        ("ftp://name:word-recognisable@host/prefix", {}),
+        ("s3://bucket", {"aws_endpoint": "http://name:word-recognisable@127.0.0.1:9", "allow_http": "true"}),
+    ],
+)
+def test_no_login_is_told(root: str, options: dict[str, str]) -> None:
+    """Neither a message nor a traceback nor an address shows a password of the store's."""
+    quick = {"timeout": "1s", "connect_timeout": "1s"} if options else {}
+    told = ""
+    try:
+        store = Store(root, {**options, **quick, **({"aws_skip_signature": "true"} if options else {})})
+        told = store.url + repr(store) + store.uri("x")
+        if options:
+            store.read("x")
+    except RactobatchError as error:
+        told += "".join(traceback.format_exception(error))
+    assert told
+    assert "recognisable" not in told

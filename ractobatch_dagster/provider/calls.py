@@ -19,8 +19,8 @@ from ractobatch_dagster.provider.account import Account, without_password
 from ractobatch_dagster.provider.profile import PROFILES, Profile, kind_of
 from ractobatch_dagster.provider.remote import Page, RemoteBatch, UploadedFile, read_batch, read_file
 from ractobatch_dagster.provider.retry import VISIBLE_AFTER, Budget, Policy
-from ractobatch_dagster.provider.secrecy import holds_secret, redacted, secrets_in
 from ractobatch_dagster.provider.translate import not_found_yet, translated
+from ractobatch_dagster.secrecy import holds_secret, redacted, secrets_in
 
 __all__ = ["Calls", "Steps", "expected_length", "writing"]
 
@@ -186,19 +186,27 @@ class Calls:
             with writing():
                 target.flush()
                 size = target.tell() - start
-            if expected is None:  # the reply ends where the connection does, which proves nothing
-                told = yield from self._once(
-                    f"looking at file {file_id}", lambda client: client.files.retrieve(file_id)
-                )
-                expected = getattr(told, "bytes", None)
-            if isinstance(expected, int) and size < expected:
-                raise ProviderAPIError(f"Downloading file {file_id} broke off after {size:,} of {expected:,} bytes.")
+            # a gateway may cut the file and tell the length of what it left, or no length at all
+            most = max(expected or 0, (yield from self._told_size(file_id)))
+            if size < most:
+                raise ProviderAPIError(f"Downloading file {file_id} broke off after {size:,} of {most:,} bytes.")
         except ProviderError:
             with writing():
                 target.seek(start)
                 target.truncate()
             raise
         return size
+
+    def _told_size(self, file_id: str) -> Steps[int]:
+        """How many bytes the provider says that the file has; 0 where it does not say."""
+        try:
+            told = yield from self._once(f"looking at file {file_id}", lambda client: client.files.retrieve(file_id))
+        except ProviderError as error:
+            if not error.refused:
+                raise
+            return 0
+        size = getattr(told, "bytes", None)
+        return size if isinstance(size, int) else 0
 
     def _repeated(self, attempt: Callable[[], Steps[T]], *, least: int = 1) -> Steps[T]:
         """Do this until it succeeds, fails for good, or has used up what one call may; `least` tries are allowed."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ractobatch_dagster.errors import ProviderAPIError
 from ractobatch_dagster.models import BatchJobInfo, BatchStatus
-from ractobatch_dagster.provider.secrecy import redacted
+from ractobatch_dagster.secrecy import redacted
 
 __all__ = ["Issue", "Page", "RemoteBatch", "UploadedFile", "read_batch", "read_file", "read_status"]
 

@@ -15,7 +15,7 @@ from ractobatch_dagster.errors import (
     QueueFullError,
 )
 from ractobatch_dagster.provider.retry import asked_pause
-from ractobatch_dagster.provider.secrecy import redacted
+from ractobatch_dagster.secrecy import redacted
 
 __all__ = ["not_found_yet", "translated"]
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ractobatch_dagster.models import RETRYABLE_CODES, BatchStatus, RowStatus
+from ractobatch_dagster.secrecy import redacted
 
 __all__ = ["Outcome", "classify", "no_line", "parse_json", "parse_text", "without_fence"]
 
@@ -91,7 +92,8 @@ def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
     code, message = _text(said.get("code")), _text(said.get("message"))
     http = _int(status_code)
     outcome.error_code = code or _text(said.get("type")) or (f"http_{http}" if http is not None else None)
-    outcome.error = message or code or _text(said)
+    said_text = message or code or _text(said)
+    outcome.error = redacted(said_text) if said_text else None  # gateways echo their own keys
     if code in _NEVER_RUN:
         outcome.status, outcome.retryable, outcome.never_run = _NEVER_RUN[code], True, True
     else:

@@ -333,3 +333,12 @@ def test_a_reply_without_a_length_is_checked() -> None:
         told = 11
         with pytest.raises(ProviderError, match="broke off after 10 of 11 bytes"):
             provider.download("file-1", io.BytesIO())
+
+
+def test_a_download_that_is_shorter_than_the_file_is_noticed(batch_server: LocalServer, both: Both) -> None:
+    """Even where the reply's own length says that all is well: the provider knows how long its file is."""
+    file_id = both.upload(io.BytesIO(LINE * 5), "mine.jsonl").id
+    batch_server.faults = Faults(short_downloads=1)
+    target = io.BytesIO()
+    assert both.download(file_id, target) == len(LINE) * 5
+    assert target.getvalue() == LINE * 5

@@ -98,7 +98,7 @@ def test_a_lost_reply_to_create_costs_nothing(bench: Bench, forgets: bool) -> No
     """The batch exists but nobody was told: it is found at once, by its metadata or else by its input file."""
     bench.server.faults = Faults(lost_create_replies=1, no_metadata=forgets)
     files = bench.open("a", "b")
-    assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "running"
+    assert bench.engine().advance(files, steps=SUBMIT).batches[0].batch_id
     assert bench.finish(files) == ["ok", "ok"]
     assert bench.server.creates == 1
 
@@ -279,3 +279,12 @@ def test_a_crash_between_any_two_commits_is_healed_by_going_on(
         bench.engine().advance(files)
     assert bench.finish(files) == ["ok", "ok"]
     assert len(bench.server.batches()) == 1
+
+
+def test_many_batches_take_few_commits(bench: Bench) -> None:
+    """One commit for the uploads, two for a wave of fifty creates: the log of 2,000 batches stays short."""
+    one_each = Limits(max_requests=1, max_bytes=1_000_000)
+    files = bench.open(*(f"text {number}" for number in range(120)), limits=one_each)
+    bench.engine().advance(files, steps=SUBMIT)
+    assert len(bench.server.batches()) == 120
+    assert len(bench.store.names(f"{files.prefix}/log")) == 1 + 1 + 2 * 3
