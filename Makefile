@@ -10,7 +10,7 @@ UV = $(BIN)/uv
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-integration test-oldest lint format lock install clean
+.PHONY: help demo ui test test-integration test-oldest simulate fuzz lint format lock install clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -26,6 +26,15 @@ test: $(READY)  ## Run the tests
 
 test-integration: $(READY)  ## Run the tests that drive real Dagster processes; minutes
 	$(PYTEST) -m integration
+
+SEEDS ?= 10000
+SECONDS ?= 60
+
+simulate: $(READY)  ## Play SEEDS=10000 schedules of crashes and faults and count what was lost or paid twice; minutes
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
+
+fuzz: $(READY)  ## Read result files that are wrong at random, for SECONDS=60
+	$(BIN)/python -m tests.results.fuzz_reader --seconds $(SECONDS)
 
 test-oldest: $(UV)  ## Run the tests with the oldest versions of everything that we say we support
 	$(PYTHON) -m venv --clear .venv-oldest

@@ -44,10 +44,10 @@ def read_lines(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | BadLine]:
 def _read(number: int, data: bytes) -> dict[str, Any] | BadLine:
     try:
         value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         try:
-            # slower, and takes what msgspec does not: lone surrogates, NaN
-            value = json.loads(data)
+            # slower, and takes what msgspec does not: lone surrogates, NaN; a byte that is no UTF-8 costs one character
+            value = json.loads(data.removeprefix(_BOM).decode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
             return BadLine(number, data, str(error))
     except RecursionError as error:
