@@ -46,7 +46,7 @@ def heartbeats(store: Store) -> dict[str, Heartbeat]:
             continue
         try:
             found[name] = msgspec.json.decode(data, type=Heartbeat)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreError(f"{store.uri(f'{_FOLDER}/{name}')} is no sign of life: {error}. Delete it.") from error
     return found
 

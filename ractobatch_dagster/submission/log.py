@@ -114,7 +114,7 @@ class Log(Generic[State]):
             return None
         try:
             header = msgspec.json.decode(gzip.decompress(data), type=_Header)
-        except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
+        except (OSError, EOFError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreError(f"{self._where(number)} is torn or was not written by this package: {error}") from error
         if header.format > FORMAT:
             raise StoreError(
@@ -126,5 +126,5 @@ class Log(Generic[State]):
     def _decode(self, header: _Header, number: int) -> State:
         try:
             return self._decoder.decode(header.state)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreError(f"{self._where(number)} does not hold what it should: {error}") from error

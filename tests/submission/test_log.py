@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.store import Store
-from ractobatch_dagster.submission.log import Log
+from ractobatch_dagster.submission.log import Log, Version
+from ractobatch_dagster.submission.state import SubmissionState
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+json_texts = (
+    st.fixed_dictionaries(
+        {}, optional={"format": st.integers(0, 3) | json_values, "nonce": st.text() | json_values, "state": json_values}
+    ).map(json.dumps)
+    | st.text()
+)
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -131,3 +148,96 @@ def test_other_files_in_the_folder_are_passed_over(store: Store, log: Log[Count]
     loaded = log.load()
     assert loaded is not None
     assert loaded.number == 0
+
+
+@given(st.binary(max_size=60) | json_texts.map(lambda text: gzip.compress(text.encode("latin-1", "replace"))))
+@example(gzip.compress(b'{"format":1,"nonce":"\xff","state":{"value":1}}'))
+@example(gzip.compress(b'{"format":1,"nonce":"n","state":{"value":1,"\xff":2}}'))
+def test_any_bytes_are_a_state_or_an_error(data: bytes) -> None:
+    """Whatever lies where a version should be, it is read as a state or refused: nothing else comes up."""
+    store = Store("memory:///")
+    store.write("log/00000000.json.gz", data)
+    log: Log[Count] = Log(store, "log", Count)
+    try:
+        version = log.load()
+    except StoreError:
+        return
+    assert version is not None
+    assert isinstance(version.state, Count)
+
+
+class Writers(RuleBasedStateMachine):
+    """Some writers with views of the log that may be old, and a list of what was committed to compare it with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store("memory:///")
+        self.log: Log[Count] = Log(self.store, "log", Count)
+        self.committed: list[int] = []
+        self.views: dict[int, Version[Count] | None] = dict.fromkeys(range(3))
+
+    @rule(writer=st.integers(0, 2))
+    def look(self, writer: int) -> None:
+        """A writer reads the newest version."""
+        self.views[writer] = self.log.load()
+
+    @rule(writer=st.integers(0, 2), value=st.integers(0, 5))
+    def commit(self, writer: int, value: int) -> None:
+        """It succeeds exactly for who has seen the newest version."""
+        view = self.views[writer]
+        newest = (view is None) if not self.committed else (view is not None and view.number == len(self.committed) - 1)
+        after = self.log.commit(view, Count(value))
+        assert (after is not None) is newest
+        if after is not None:
+            self.committed.append(value)
+            self.views[writer] = after
+
+    @rule(amount=st.integers(0, 5))
+    def add(self, amount: int) -> None:
+        """An update starts from the newest state, whoever wrote it."""
+        before = self.committed[-1] if self.committed else 0
+        state = self.log.update(lambda state: Count((state.value if state else 0) + amount))
+        assert state == Count(before + amount)
+        if amount or not self.committed:
+            self.committed.append(before + amount)
+
+    @invariant()
+    def the_newest_is_what_was_committed_last(self) -> None:
+        """Nothing that was committed is ever changed or lost."""
+        version = self.log.load()
+        assert (
+            (version.number, version.state.value) == (len(self.committed) - 1, self.committed[-1])
+            if (self.committed and version)
+            else version is None
+        )
+
+
+TestWriters = Writers.TestCase
+
+
+def test_a_log_of_the_first_release_is_read(store: Store) -> None:
+    """Format 1 as it was first written, without the fields that came later."""
+    state = {
+        "id": "20261124T200000000-0a1b2c3d",
+        "asset": "labels",
+        "provider": "openai https://api.openai.com/v1",
+        "endpoint": "/v1/chat/completions",
+        "model": "gpt-4o-mini",
+        "completion_window": "24h",
+        "fingerprint": "f",
+        "created_at": 1.0,
+        "rows": 2,
+        "requests": 2,
+        "max_rounds": 1,
+        "partitions": [{"key": None, "start": 0, "rows": 2, "digest": "d"}],
+        "batches": [
+            {"number": 0, "requests": 2, "size": 9, "attempt": 1, "batch_id": "b", "status": "in_progress"},
+            {"number": 1, "requests": 2, "size": 9, "attempt": 1, "intent": {"writer": "w", "at": 1.0}},
+        ],
+    }
+    data = {"format": 1, "nonce": "n", "state": state}
+    store.write("log/00000000.json.gz", gzip.compress(json.dumps(data).encode()))
+    version = Log(store, "log", SubmissionState).load()
+    assert version is not None
+    assert [batch.stage for batch in version.state.batches] == ["running", "creating"]
+    assert version.state.partitions[0].rows == 2
