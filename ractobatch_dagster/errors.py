@@ -98,6 +98,11 @@ class ProviderError(RactobatchError):
         code = self.status_code
         return code is not None and 400 <= code < 500 and code not in (408, 409)
 
+    @property
+    def unsupported(self) -> bool:
+        """Whether the provider has no such call, or nothing of this name."""
+        return self.status_code in (404, 405, 501)
+
 
 class ProviderTimeoutError(ProviderError, TimeoutError):
     """No answer came in time. Whether the call took effect is unknown."""

@@ -89,7 +89,7 @@ def wait_until_collected(
                 state = engine.advance(table.submission(id_), validate=spec.validate)
             except ProviderError as error:
                 failures += 1
-                if error.refused or failures >= _MAX_FAILURES:
+                if (error.refused and error.status_code != 429) or failures >= _MAX_FAILURES:
                     raise
                 context.log.warning(f"submission {id_}: {error}; going on in {spec.poll_seconds:g} s")
                 continue

@@ -110,3 +110,19 @@ def test_no_login_is_told(root: str, options: dict[str, str]) -> None:
         told += "".join(traceback.format_exception(error))
     assert told
     assert "recognisable" not in told
+
+
+def test_a_store_that_overwrites_is_refused(store: Store) -> None:
+    """The log rests on a put that fails where something is; a store without it is refused before anything is spent."""
+    store.prove()
+    store.prove()
+
+    class Careless(Store):
+        """Puts whatever it is asked to."""
+
+        def create(self, path: str, data: bytes) -> bool:
+            self.write(path, data)
+            return True
+
+    with pytest.raises(ConfigurationError, match="overwrites"):
+        Careless("memory:///").prove()

@@ -202,7 +202,7 @@ class Calls:
         try:
             told = yield from self._once(f"looking at file {file_id}", lambda client: client.files.retrieve(file_id))
         except ProviderError as error:
-            if not error.refused:
+            if not error.unsupported:
                 raise
             return 0
         size = getattr(told, "bytes", None)

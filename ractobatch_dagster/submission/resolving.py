@@ -68,6 +68,6 @@ def _fence(provider: Provider, batch: BatchState, log: Callable[[str], None]) ->
     try:
         provider.delete_file(str(batch.file_id))
     except ProviderError as error:
-        if error.status_code not in (405, 501):
+        if not error.unsupported:
             raise
         log(f"the provider does not delete {batch.file_id} ({error}); relying on its list alone")

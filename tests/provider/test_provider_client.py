@@ -21,7 +21,7 @@ from ractobatch_dagster.errors import (
     ProviderTimeoutError,
     QueueFullError,
 )
-from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.local import CallFault, Faults, LocalServer
 from ractobatch_dagster.provider.client import Account, AsyncProvider, Provider
 
 LINE = (
@@ -342,3 +342,13 @@ def test_a_download_that_is_shorter_than_the_file_is_noticed(batch_server: Local
     target = io.BytesIO()
     assert both.download(file_id, target) == len(LINE) * 5
     assert target.getvalue() == LINE * 5
+
+
+def test_a_cut_download_is_not_taken_for_whole_while_the_size_cannot_be_asked(
+    batch_server: LocalServer, both: Both
+) -> None:
+    """Too many requests is no answer to how long the file is: the download starts over."""
+    file_id = both.upload(io.BytesIO(LINE * 5), "mine.jsonl").id
+    busy = CallFault("GET", "/v1/files/{id}", status=429, times=1)
+    batch_server.faults = Faults(short_downloads=1, no_content_length=True, calls=[busy])
+    assert both.download(file_id, io.BytesIO()) == len(LINE) * 5
