@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
-from ractobatch_dagster.errors import ProviderError, QueueFullError
+from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, QueueFullError
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
@@ -215,10 +215,11 @@ class Engine:
             self._log(f"batch {batch.number}: the provider's queue is full, trying again in {pause:.0f} s ({error})")
             return None
         except ProviderError as error:
+            waiting = turned_away(batch, self._now())
             if is_file_gone(error):
-                done[batch.number] = requeued(batch)
+                done[batch.number] = requeued(waiting, waiting.not_before)
             elif error.refused:  # certainly not created
-                done[batch.number] = turned_away(batch, self._now())
+                done[batch.number] = waiting
             elif there := self._sought(state, batch):
                 done[batch.number] = after_look(batch, there, self._now())
                 return there
@@ -323,14 +324,29 @@ class Engine:
             abandon: Give up what the provider cannot be asked about: batches that may or may not have been created, and
                 batches that it does not know.
         """
-        state = files.replace(lambda _: {"cancelled": True})
+        files.replace(lambda _: {"cancelled": True})
         try:
-            return self.advance(files, steps={Absorb, Resolve, Cancel, Poll})
+            state = self.advance(files, steps={Absorb, Resolve, Cancel, Poll})
         except ProviderError:
             if not abandon:
                 raise
-        self._log(f"submission {state.id}: giving up what the provider does not tell about")
-        return files.change(lambda newest: {b.number: _abandoned(b) for b in newest.batches})
+            state = files.state()
+        if not abandon:
+            return state
+        lost = {b.number for b in state.batches if b.stage == "creating" or self._is_unknown(b)}
+        if lost:
+            self._log(f"submission {state.id}: giving up {len(lost)} batches that the provider does not tell about")
+        return files.change(lambda newest: {b.number: _abandoned(b) for b in newest.batches if b.number in lost})
+
+    def _is_unknown(self, batch: BatchState) -> bool:
+        """Whether the provider does not know a batch that should run."""
+        if batch.stage != "running" or batch.batch_id is None:
+            return False
+        try:
+            self._provider.retrieve(batch.batch_id)
+        except ProviderNotFoundError:
+            return True
+        return False
 
     def discard(self, files: SubmissionFiles) -> None:
         """Delete what a submission uploaded that gave way before any batch of it was created."""

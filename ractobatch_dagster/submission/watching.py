@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from ractobatch_dagster.errors import RactobatchError
+from ractobatch_dagster.errors import ProviderAuthError, ProviderError, ProviderNotFoundError, RactobatchError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.alarms import Patience, alarms
@@ -105,9 +105,17 @@ class Watch:
             return Looked()
         for one in found:
             for batch in one.state.batches:
-                if batch.batch_id in looked.failed:
-                    self.alarm(one, f"submission {one.state.id}: {looked.failed[str(batch.batch_id)]}")
+                if error := looked.failed.get(batch.batch_id or ""):
+                    self._failed(one, error)
         return looked
+
+    def _failed(self, one: Open, error: ProviderError) -> None:
+        """A batch that could not be looked at: an alarm if it will not be there in the next tick either."""
+        text = f"submission {one.state.id}: {error}"
+        if isinstance(error, (ProviderNotFoundError, ProviderAuthError)):
+            self.alarm(one, f"{text}. Was it created with another key or project?")
+        else:
+            self.notes.append(text)
 
     def _one(self, one: Open, looked: Looked) -> Open:
         state = one.state
