@@ -23,6 +23,7 @@ RANGE_END = "dagster/asset_partition_range_end"
 _MAX_ATTEMPTS = 10
 _FIRST_PAUSE = 30.0
 _LONGEST_PAUSE = 3600.0
+_LONG_HOURS = 3.0
 
 Range = tuple[str | None, str | None]
 """The first and the last partition of a run; `(None, None)` where the asset has no partitions."""
@@ -36,6 +37,7 @@ class _Run:
     finished: bool
     failed: bool
     ended_at: float
+    began_at: float = 0.0
 
 
 def run_requests(context: dg.SensorEvaluationContext, ready: Sequence[Open], watch: Watch) -> list[dg.RunRequest]:
@@ -108,7 +110,15 @@ def next_attempt(
         if order[run.covers[0]] <= high and low <= order[run.covers[1]]
     ]
     attempt = 1 + len(mine)
-    if any(not run.finished for run in mine):
+    if going := [run for run in mine if not run.finished]:
+        hours = (now - going[0].began_at) / 3600
+        if hours >= _LONG_HOURS:
+            # a run whose machine is gone looks the same, and Dagster may never end it
+            return (
+                attempt,
+                None,
+                "its table run has been under way for hours; if its process is gone, terminate it in Dagster",
+            )
         return attempt, "its table run is under way", None
     failures = [run for run in mine if run.failed]
     if len(failures) >= _MAX_ATTEMPTS:
@@ -137,7 +147,15 @@ def _earlier(instance: dg.DagsterInstance, submission: str) -> list[_Run]:
     for record in records:
         run = record.dagster_run
         covers = (run.tags.get(FIRST), run.tags.get(LAST))
-        found.append(_Run(covers, run.is_finished, run.status == dg.DagsterRunStatus.FAILURE, record.end_time or 0.0))
+        found.append(
+            _Run(
+                covers,
+                run.is_finished,
+                run.status == dg.DagsterRunStatus.FAILURE,
+                record.end_time or 0.0,
+                record.create_timestamp.timestamp(),
+            )
+        )
     return found
 
 

@@ -7,6 +7,7 @@ not there".
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import os
 import re
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 _BUFFER = 1 << 20
 _CLOCK, _PROBE = "clock", "probe"
+_SECRET_OPTION = re.compile("key|secret|token|password|sas|credential", re.IGNORECASE)
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+
+_RETRY_TIMEOUT = dt.timedelta(seconds=30)
+"""For how long obstore repeats a call; its own 180 s are more than a sensor's tick may take."""
 
 _LOGIN = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]*(?=@)")
 """A name and a password in a URL; a name alone is a container (`abfss://container@account…`)."""
@@ -79,7 +85,8 @@ class Store:
             )
         if not re.match(r"[a-z][a-z0-9+.-]+://", text):
             text = Path(text).expanduser().absolute().as_uri()
-        self._secrets = secrets_in([*(options or {}).values(), *_LOGIN.findall(text)])
+        told = [value for name, value in (options or {}).items() if _SECRET_OPTION.search(name)]
+        self._secrets = secrets_in([*told, *_LOGIN.findall(text)])
         self.url = _LOGIN.sub(MASK, text.rstrip("/"))
         self._proven = False
         self.local_path: Path | None = None
@@ -89,7 +96,8 @@ class Store:
                 self._store: ObjectStore = from_url(text, mkdir=True)
             else:
                 config, client = _split(options or {})
-                self._store = from_url(text, config=config, client_options=client)  # type: ignore[call-overload]
+                retry = {"retry_timeout": _RETRY_TIMEOUT}
+                self._store = from_url(text, config=config, client_options=client, retry_config=retry)  # type: ignore[call-overload]
         except Exception as error:  # noqa: BLE001 (obstore raises its own bases, ValueError and OSError here)
             said = redacted(_first_line(error), self._secrets)
             cause = None if holds_secret(error, self._secrets) else error
@@ -113,7 +121,9 @@ class Store:
         try:
             with self._doing("read", path, passing=FileNotFoundError):
                 return obstore.get(self._store, path).bytes().to_bytes()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if any(code in str(error) for code in _NO_BUCKET):
+                raise StoreError(f"Could not read {self.uri(path)}: there is no such bucket.") from None
             return None
 
     def open(self, path: str) -> IO[bytes]:

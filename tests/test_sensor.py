@@ -9,7 +9,7 @@ import pandas as pd
 
 from ractobatch_dagster import batch_asset, build_batch_sensor
 from ractobatch_dagster.local import Faults, LocalServer
-from ractobatch_dagster.requesting import contiguous, next_attempt
+from ractobatch_dagster.requesting import _Run, contiguous, next_attempt
 from tests.project import Project, failure
 
 FAILING = {"fail": True}
@@ -118,3 +118,12 @@ def test_neighbours_share_a_run() -> None:
 def test_first_attempt_is_number_one() -> None:
     """Nothing ran yet: nothing to wait for."""
     assert next_attempt((None, None), [], {None: 0}, 0.0) == (1, None, None)
+
+
+def test_a_table_run_that_never_ends_is_told_of() -> None:
+    """Its machine may be gone, and Dagster may never notice: after some hours a person is asked to look."""
+    order = {None: 0}
+    run = _Run((None, None), finished=False, failed=False, ended_at=0.0, began_at=1000.0)
+    assert next_attempt((None, None), [run], order, 1000.0 + 3600)[1:] == ("its table run is under way", None)
+    _, _, given_up = next_attempt((None, None), [run], order, 1000.0 + 4 * 3600)
+    assert "terminate it" in str(given_up)

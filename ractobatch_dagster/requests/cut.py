@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from ractobatch_dagster.errors import InvalidInputError
+from ractobatch_dagster.errors import InvalidInputError, StoreError
 
 __all__ = ["CutFile", "Cutter", "Limits"]
 
@@ -65,7 +66,8 @@ class Cutter:
             if kind is None:
                 self._finish()
             elif self._file is not None:
-                self._file.close()
+                with suppress(OSError):  # what was in the way is on its way up already
+                    self._file.close()
         finally:
             self._folder.cleanup()
 
@@ -81,11 +83,22 @@ class Cutter:
             )
         if self._requests >= self._limits.max_requests or self._size + len(line) > self._limits.max_bytes:
             self._finish()
-        if self._file is None:
-            self._file = self._path.open("wb", buffering=1 << 18)
-        self._file.write(line)
+        with self._writing():
+            if self._file is None:
+                self._file = self._path.open("wb", buffering=1 << 18)
+            self._file.write(line)
         self._requests += 1
         self._size += len(line)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"Could not write {self._path}, where input files are made: {error}. Is the disk full? TMPDIR names "
+                "another folder. Nothing was sent."
+            ) from error
 
     @property
     def _path(self) -> Path:
@@ -94,7 +107,8 @@ class Cutter:
     def _finish(self) -> None:
         if self._file is None:
             return
-        self._file.close()
+        with self._writing():
+            self._file.close()
         cut = CutFile(self._number, self._requests, self._size)
         self._done(cut, self._path)
         self._path.unlink()

@@ -105,8 +105,8 @@ class Watch:
             return Looked()
         for one in found:
             for batch in one.state.batches:
-                if error := looked.failed.get(batch.batch_id or ""):
-                    self._failed(one, error)
+                if batch.batch_id in looked.failed:
+                    self._failed(one, looked.failed[batch.batch_id])
         return looked
 
     def _failed(self, one: Open, error: ProviderError) -> None:
