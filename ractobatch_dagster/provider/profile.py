@@ -20,6 +20,7 @@ class Profile:
         max_bytes: How many bytes; below the documented limit, since "200 MB" does not say which MB, and gateways
             in front of a server have limits of their own.
         supports_metadata: Whether a batch keeps the metadata it was created with.
+        list_lag: For how many seconds its list of batches may not show a new one yet; a guess on the safe side.
         dashboard: Where a person sees batches, if anywhere.
     """
 
@@ -27,6 +28,7 @@ class Profile:
     max_requests: int
     max_bytes: int
     supports_metadata: bool = True
+    list_lag: float = 120.0
     dashboard: str | None = None
 
 
@@ -36,7 +38,7 @@ PROFILES: dict[Kind, Profile] = {
     # Azure OpenAI, "Global batch limits": 100,000 requests and 200 MB
     "azure": Profile("azure", 100_000, 180_000_000),
     "compatible": Profile("compatible", 50_000, 90_000_000),
-    "local": Profile("local", 50_000, 180_000_000),
+    "local": Profile("local", 50_000, 180_000_000, list_lag=5.0),
 }
 
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -39,6 +38,7 @@ from ractobatch_dagster.submission.resolving import resolve
 from ractobatch_dagster.submission.rounds import Validator, settle
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
 from ractobatch_dagster.submission.uploading import is_file_gone, tidy, upload
+from ractobatch_dagster.submission.writers import is_dead, new_writer
 
 __all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine"]
 
@@ -91,7 +91,7 @@ class Engine:
         self._now = now
         self._log = log
         self._enough = enough
-        self._writer = secrets.token_hex(8)
+        self._writer = new_writer()
 
     @property
     def identity(self) -> str:
@@ -118,7 +118,7 @@ class Engine:
             ProviderError: A step failed; all others were done and recorded, and calling again goes on.
             StoreError: The state could not be read or written.
         """
-        state = files.state()
+        state = self._released(files, files.state())
         problems: list[ProviderError] = []
         for kind in _ORDER:
             going = kind in steps
@@ -141,8 +141,22 @@ class Engine:
             raise _summed_up(problems)
         return state
 
+    def _released(self, files: SubmissionFiles, state: SubmissionState) -> SubmissionState:
+        """Where a writer's process is known to be gone, nobody waits for it to report back."""
+        dead = {b.intent for b in state.batches if b.intent and b.intent.at and is_dead(b.intent.writer)}
+        if not dead:
+            return state
+        return files.change(
+            lambda newest: {
+                b.number: msgspec.structs.replace(b, intent=msgspec.structs.replace(b.intent, at=0.0))
+                for b in newest.batches
+                if b.intent in dead
+            }
+        )
+
     def _next(self, state: SubmissionState, kind: type) -> Step | None:
-        return next((step for step in plan(state, self._now()) if isinstance(step, kind)), None)
+        lag = self._provider.profile.list_lag
+        return next((step for step in plan(state, self._now(), list_lag=lag) if isinstance(step, kind)), None)
 
     def _talk(
         self,

@@ -13,7 +13,6 @@ from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionSt
 
 __all__ = [
     "INTENT_AGE",
-    "LOOK_SPAN",
     "WAVE",
     "Absorb",
     "Cancel",
@@ -36,12 +35,6 @@ __all__ = [
 
 INTENT_AGE = 600.0
 """Seconds after which an intent that nobody reported back on is taken over: more than any one create takes."""
-
-LOOK_SPAN = 120.0
-"""Seconds between deleting the file of an interrupted create and the look that proves that no batch came of it.
-
-Longer than a provider's list lags behind, so that a create which slipped in before the deletion is seen.
-"""
 
 WAVE = 50
 """Creates per intent commit."""
@@ -102,12 +95,14 @@ class Settle:
 Step = Absorb | Resolve | Upload | Create | Cancel | Poll | Collect | Settle
 
 
-def plan(state: SubmissionState, now: float, room: int = 1_000_000) -> list[Step]:
+def plan(state: SubmissionState, now: float, *, list_lag: float = 120.0, room: int = 1_000_000) -> list[Step]:
     """The steps that make sense now, in the order to do them.
 
     Args:
         state: The submission as last committed.
         now: Seconds since 1970.
+        list_lag: For how many seconds the provider's list may not show a new batch. So long after its input file was
+            deleted a look proves that no batch came of an interrupted create.
         room: How many more batches the quota admits.
     """
     if state.collected:
@@ -118,7 +113,7 @@ def plan(state: SubmissionState, now: float, room: int = 1_000_000) -> list[Step
     for batch in state.batches:
         stages.setdefault(batch.stage, []).append(batch)
     steps: list[Step] = []
-    if unsure := _numbers(b for b in stages.get("creating", []) if b.intent and _is_due(b.intent, now)):
+    if unsure := _numbers(b for b in stages.get("creating", []) if b.intent and _is_due(b.intent, now, list_lag)):
         steps.append(Resolve(unsure))
     running = stages.get("running", [])
     if not state.cancelled:
@@ -146,11 +141,11 @@ def _numbers(batches: Iterable[BatchState]) -> tuple[int, ...]:
     return tuple(batch.number for batch in batches)
 
 
-def _is_due(intent: Intent, now: float) -> bool:
+def _is_due(intent: Intent, now: float, list_lag: float) -> bool:
     """Whether it is time for the next look at an interrupted create."""
     if intent.fenced_at is None:
         return now - intent.at >= INTENT_AGE
-    return now - intent.fenced_at >= LOOK_SPAN
+    return now - intent.fenced_at >= list_lag
 
 
 def seen(batch: BatchState, remote: RemoteBatch, now: float = 0.0) -> BatchState:

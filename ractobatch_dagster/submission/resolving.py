@@ -10,7 +10,7 @@ from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import batch_key, scan
-from ractobatch_dagster.submission.plan import LOOK_SPAN, after_look, requeued
+from ractobatch_dagster.submission.plan import after_look, requeued
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["resolve"]
@@ -47,7 +47,7 @@ def resolve(
             known[batch.number] = msgspec.structs.replace(
                 batch, intent=msgspec.structs.replace(batch.intent, fenced_at=now())
             )
-            log(f"batch {batch.number}, whose create was interrupted, is not there; looking again in {LOOK_SPAN:.0f} s")
+            log(f"batch {batch.number}, whose create was interrupted, is not there; looking again soon")
         else:
             known[batch.number] = requeued(batch)
             log(f"batch {batch.number}, whose create was interrupted, was never created: it is sent now")

@@ -23,7 +23,7 @@ from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.engine import SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet
 from ractobatch_dagster.submission.opening import Terms, open_submission
-from ractobatch_dagster.submission.plan import INTENT_AGE, LOOK_SPAN, Create, Upload
+from ractobatch_dagster.submission.plan import INTENT_AGE, Create, Upload
 from ractobatch_dagster.submission.state import Owner, TableState
 
 LIMITS = Limits(max_requests=10, max_bytes=1_000_000)
@@ -110,7 +110,7 @@ def test_a_batch_that_the_list_does_not_show_yet_is_waited_for(bench: Bench) -> 
     with pytest.raises(ProviderError):
         bench.engine().advance(files, steps=SUBMIT)
     assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "creating"
-    bench.clock += LOOK_SPAN - 1
+    bench.clock += 119
     assert bench.engine().advance(files, steps=SUBMIT).batches[0].stage == "creating"
     bench.server.faults = Faults()  # the list catches up
     bench.clock += 1
@@ -128,7 +128,7 @@ def test_a_create_that_never_happened_is_made_up_for(bench: Bench) -> None:
     bench.server.faults = Faults()
     for _ in range(3):
         bench.engine().advance(files, steps=SUBMIT)
-        bench.clock += LOOK_SPAN
+        bench.clock += 120
     assert bench.finish(files) == ["ok"]
     assert len(bench.server.batches()) == 1
 
@@ -144,7 +144,7 @@ def test_a_create_that_arrives_late_is_refused_for_want_of_its_file(bench: Bench
         """What happens while the writer sleeps."""
         bench.clock += INTENT_AGE
         bench.engine().advance(files, steps=SUBMIT)
-        bench.clock += LOOK_SPAN
+        bench.clock += 120
         bench.engine().advance(files, steps=SUBMIT)
         return create(**arguments)  # type: ignore[arg-type]
 
@@ -274,7 +274,7 @@ def test_a_crash_between_any_two_commits_is_healed_by_going_on(
         patch.setattr(Store, "create", dies_after(create))
         with contextlib.suppress(Died):
             bench.finish(files)
-    for pause in (INTENT_AGE, LOOK_SPAN):
+    for pause in (INTENT_AGE, 120):
         bench.clock += pause
         bench.engine().advance(files)
     assert bench.finish(files) == ["ok", "ok"]

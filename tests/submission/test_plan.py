@@ -10,7 +10,6 @@ from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.plan import (
     INTENT_AGE,
-    LOOK_SPAN,
     Absorb,
     Cancel,
     Collect,
@@ -95,8 +94,8 @@ def test_only_an_aged_intent_is_resolved() -> None:
     assert plan(state, NOW + INTENT_AGE - 1) == []
     assert plan(state, NOW + INTENT_AGE) == [Resolve((0,))]
     fenced = submission(batch(intent=Intent(writer="w", at=NOW, fenced_at=NOW)))
-    assert plan(fenced, NOW + LOOK_SPAN - 1) == []
-    assert plan(fenced, NOW + LOOK_SPAN) == [Resolve((0,))]
+    assert plan(fenced, NOW + 119) == []
+    assert plan(fenced, NOW + 120) == [Resolve((0,))]
 
 
 def test_a_writer_that_gave_up_is_not_waited_for() -> None:
