@@ -69,9 +69,16 @@ def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefini
 def on_time(alarms: Sequence[str]) -> dict[str, Any]:
     """The result of the check `batches_are_on_time`."""
     if not alarms:
-        return {"passed": True, "severity": dg.AssetCheckSeverity.WARN, "description": "Nothing is late."}
+        described = "Nothing is late."
+        return {
+            "passed": True,
+            "severity": dg.AssetCheckSeverity.WARN,
+            "description": described,
+            "metadata": {"late": 0},
+        }
     shown = "\n\n".join(alarms[:_SHOWN]) + (f"\n\nand {len(alarms) - _SHOWN} more" if len(alarms) > _SHOWN else "")
-    return {"passed": False, "severity": dg.AssetCheckSeverity.WARN, "description": shown}
+    late = {"late": len(alarms)}
+    return {"passed": False, "severity": dg.AssetCheckSeverity.WARN, "description": shown, "metadata": late}
 
 
 def _alarms(spec: BatchSpec, resource: OpenAIBatchResource) -> list[str]:

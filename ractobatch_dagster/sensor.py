@@ -104,7 +104,7 @@ def _tick(
     for text in sorted(text for texts in watch.alarms.values() for text in texts):
         context.log.warning(text)
     said = [*(text for texts in watch.alarms.values() for text in texts), *watch.notes]
-    skip_reason = None if requests else "; ".join(said) or "No submission is open."
+    skip_reason = None if requests else "; ".join(text.rstrip(".") for text in said) or "No submission is open."
     return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
 
 
