@@ -61,7 +61,9 @@ def land(
     if _submissions(table, keys, spec) != waiting:
         context.log.info("A newer submission was opened meanwhile; its own run lands the table.")
         return
-    shown = {key: table_metadata(tables[key], states[waiting[key]], key, spec) for key in keys}
+    shown = {
+        key: table_metadata(tables[key], states[waiting[key]], key, spec, _odd(table, waiting[key])) for key in keys
+    }
     if len(keys) == 1:
         yield dg.MaterializeResult(value=tables[keys[0]], metadata=shown[keys[0]])
         return
@@ -101,6 +103,11 @@ def wait_until_collected(
                 left.remove(id_)
         if left:
             time.sleep(spec.poll_seconds)
+
+
+def _odd(table: TableFiles, submission: str) -> str:
+    files = table.submission(submission)
+    return files.store.uri(files.odd)
 
 
 def _submissions(table: TableFiles, keys: Sequence[str | None], spec: BatchSpec) -> dict[str | None, str]:

@@ -47,8 +47,18 @@ def submission_metadata(state: SubmissionState, key: str | None, dashboard: str 
     }
 
 
-def table_metadata(table: pa.Table, state: SubmissionState, partition: str | None, spec: BatchSpec) -> dict[str, Any]:
-    """What a landed table, or one partition of it, says: outcomes, tokens, cost, and a few rows to look at."""
+def table_metadata(
+    table: pa.Table, state: SubmissionState, partition: str | None, spec: BatchSpec, odd_lines: str
+) -> dict[str, Any]:
+    """What a landed table, or one partition of it, says: outcomes, tokens, cost, and a few rows to look at.
+
+    Args:
+        table: The table.
+        state: Its submission.
+        partition: Its partition.
+        spec: Its asset.
+        odd_lines: Where the lines are kept that belong to no request.
+    """
     share = state.partition(partition)
     counts = status_counts(table)
     cost = _sum(table, "llm_cost_usd")
@@ -67,7 +77,8 @@ def table_metadata(table: pa.Table, state: SubmissionState, partition: str | Non
         "cost_usd": round(cost, 8),
         **({"rows_without_price": unknown} if unknown else {}),
         "reused_answers": int(_sum(table, "llm_reused")),
-        **({"anomalies": dg.MetadataValue.json(state.anomalies)} if state.anomalies else {}),
+        **({"anomalies": dg.MetadataValue.json(state.anomalies), "odd_lines": odd_lines} if state.anomalies else {}),
+        **({"batches_one_too_many": state.strays} if state.strays else {}),
         "statuses": dg.MetadataValue.md(_status_table(table, counts)),
         "preview": _preview(table, spec),
         "dagster/column_schema": column_schema(table.schema),

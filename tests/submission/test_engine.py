@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from ractobatch_dagster.errors import ProviderError
-from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.local import CallFault, Faults, LocalServer
 from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import RequestTemplate
@@ -25,6 +26,7 @@ from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, rea
 from ractobatch_dagster.submission.opening import Terms, open_submission
 from ractobatch_dagster.submission.plan import INTENT_AGE, Create, Upload
 from ractobatch_dagster.submission.state import Owner, TableState
+from ractobatch_dagster.submission.uploading import file_name
 
 LIMITS = Limits(max_requests=10, max_bytes=1_000_000)
 
@@ -288,3 +290,41 @@ def test_many_batches_take_few_commits(bench: Bench) -> None:
     bench.engine().advance(files, steps=SUBMIT)
     assert len(bench.server.batches()) == 120
     assert len(bench.store.names(f"{files.prefix}/log")) == 1 + 1 + 2 * 3
+
+
+def test_the_hourly_cap_waits_for_as_long_as_the_provider_says(bench: Bench) -> None:
+    """The third create of the hour is refused with Retry-After: so long the batch waits, and no attempt is used up."""
+    bench.server.faults = Faults(creates_per_hour=2, hour=1800)
+    files = bench.open(*(f"text {number}" for number in range(30)), max_rounds=0)
+    state = bench.engine().advance(files, steps=SUBMIT)
+    assert [batch.stage for batch in state.batches].count("uploaded") == 1
+    assert max(batch.not_before for batch in state.batches) >= bench.clock + 1700
+    bench.server.faults = Faults()
+    assert bench.finish(files) == ["ok"] * 30
+
+
+def test_an_upload_that_nobody_recorded_is_deleted_in_the_end(bench: Bench) -> None:
+    """A run died between uploading and recording: its file does not stay at the provider for ever."""
+    files = bench.open("a")
+    leftover = bench.engine()._provider.upload(io.BytesIO(b"{}\n"), file_name(files.id, 0, 1))
+    assert bench.finish(files) == ["ok"]
+    left = {file["id"] for file in bench.server.files()}
+    assert leftover.id not in left
+    assert files.state().batches[0].file_id in left
+
+
+def test_one_failing_step_stops_no_other(bench: Bench) -> None:
+    """A batch that cannot be created does not keep others from being looked at and collected."""
+    files = bench.open(*(f"text {number}" for number in range(20)), max_rounds=0)
+    refusal = CallFault("POST", "/v1/batches", skip=1, status=400, message="Something is wrong with it.")
+    bench.server.faults = Faults(calls=[refusal])
+    with pytest.raises(ProviderError, match="Something is wrong"):
+        bench.engine().advance(files)
+    bench.server.wait_idle()
+    bench.clock += 100
+    with pytest.raises(ProviderError, match="Something is wrong"):
+        bench.engine().advance(files)
+    assert sorted(batch.stage for batch in files.state().batches) == ["collected", "uploaded"]
+    bench.server.faults = Faults()
+    bench.clock += 1000
+    assert bench.finish(files) == ["ok"] * 20
