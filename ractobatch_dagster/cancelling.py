@@ -21,7 +21,8 @@ class CancelConfig(dg.Config):
     submission: str | None = Field(default=None, description="The submission of this id only.")
     abandon: bool = Field(
         default=False,
-        description="Also give up batches of which the provider does not tell whether they exist. They may be billed.",
+        description="Also give up batches that were cancelled before and have not ended, or of which nobody knows "
+        "whether they exist. What they answer later is lost, and may be billed.",
     )
 
 

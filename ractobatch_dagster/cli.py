@@ -78,7 +78,9 @@ def _add_cancel(parser: argparse.ArgumentParser) -> None:
     add("--partition", metavar="KEY", help="the submission of this partition")
     add("--submission", metavar="ID", help="this submission")
     add("--all", action="store_true", help="everything that is open")
-    add("--abandon", action="store_true", help="also give up batches of which nobody knows whether they exist")
+    add(
+        "--abandon", action="store_true", help="also give up what was cancelled before and has not ended, or is unknown"
+    )
     parser.set_defaults(run=_cancel)
 
 

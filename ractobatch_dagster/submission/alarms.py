@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["Patience", "alarms"]
@@ -43,10 +44,10 @@ def _of(batch: BatchState, now: float, patience: Patience) -> Iterator[str]:
     since = batch.seen_at or batch.created_at or 0.0
     if batch.stage == "running" and since and now - since >= patience.stuck_after:
         word = batch.status.value if batch.status else "created"
-        yield (
-            f"batch {batch.batch_id} has been {word} without progress since {_time(since)}. Look at it in the "
-            "provider's dashboard; cancelling it keeps what was answered."
-        )
+        advice = "Look at it in the provider's dashboard; cancelling it keeps what was answered."
+        if batch.status is BatchStatus.CANCELLING:
+            advice = "If it does not end, give it up with `ractobatch cancel --abandon`."
+        yield f"batch {batch.batch_id} has been {word} without progress since {_time(since)}. {advice}"
     if batch.stage == "ended" and batch.file_ids and since:
         if now - since >= patience.kept_for - patience.warn_before:
             yield (

@@ -335,10 +335,11 @@ class Engine:
 
         Args:
             files: The submission.
-            abandon: Give up what the provider cannot be asked about: batches that may or may not have been created, and
-                batches that it does not know.
+            abandon: Give up what does not end by itself: batches that may or may not have been created, that the
+                provider does not know, or that were cancelled before and have still not ended. What they answer later
+                is lost, and may be billed.
         """
-        files.replace(lambda _: {"cancelled": True})
+        before = files.replace(lambda _: {"cancelled": True})
         try:
             state = self.advance(files, steps={Absorb, Resolve, Cancel, Poll})
         except ProviderError:
@@ -347,17 +348,20 @@ class Engine:
             state = files.state()
         if not abandon:
             return state
-        lost = {b.number for b in state.batches if b.stage == "creating" or self._is_unknown(b)}
+        asked = {b.number for b in before.batches if b.status is BatchStatus.CANCELLING}
+        lost = {
+            b.number
+            for b in state.batches
+            if b.stage == "creating" or (b.stage == "running" and (b.number in asked or self._is_unknown(b)))
+        }
         if lost:
-            self._log(f"submission {state.id}: giving up {len(lost)} batches that the provider does not tell about")
+            self._log(f"submission {state.id}: giving up {len(lost)} batches that have not ended")
         return files.change(lambda newest: {b.number: _abandoned(b) for b in newest.batches if b.number in lost})
 
     def _is_unknown(self, batch: BatchState) -> bool:
         """Whether the provider does not know a batch that should run."""
-        if batch.stage != "running" or batch.batch_id is None:
-            return False
         try:
-            self._provider.retrieve(batch.batch_id)
+            self._provider.retrieve(str(batch.batch_id))
         except ProviderNotFoundError:
             return True
         return False

@@ -12,6 +12,7 @@ from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.submission.engine import HEAVY
 from ractobatch_dagster.submission.files import read_parquet
 from ractobatch_dagster.submission.plan import Collect, Poll
+from tests.local.helpers import wait_for
 from tests.submission.test_engine import Bench, bench
 
 __all__ = ["bench"]
@@ -130,3 +131,17 @@ def test_a_batch_that_the_provider_does_not_know_can_be_abandoned(bench: Bench, 
     results = read_parquet(bench.store, files.results)
     assert results is not None
     assert results["status"].to_pylist() == ["missing"]
+
+
+def test_a_batch_that_never_ends_is_given_up_only_on_request(bench: Bench) -> None:
+    """Some servers forget a batch over a restart and show it as cancelling for ever; the second request gives it up."""
+    bench.server.faults = Faults(stuck_in="in_progress", cancelling_takes=3600)
+    files = bench.open("a")
+    bench.engine().advance(files)
+    wait_for(lambda: bench.server.batches()[0]["status"] == "in_progress")
+    for _ in range(2):
+        bench.engine().cancel(files)
+        assert not bench.engine().advance(files).collected
+    bench.engine().cancel(files, abandon=True)
+    assert bench.engine().advance(files).collected
+    assert bench.answers(files) == ["missing"]
