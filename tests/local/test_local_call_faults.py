@@ -210,7 +210,10 @@ def test_calls_can_fail_by_chance_and_the_seed_decides(batch_server, client):
 def test_the_calls_of_one_batch_can_fail(batch_server, client):
     """Those that create it, name it or download its results, and no others."""
     batch_server.faults = Faults(
-        batches={1: Faults(calls=[CallFault(*CREATE, times=1, status=500), CallFault("GET", "*", status=502)])}
+        batches={
+            1: Faults(calls=[CallFault(*CREATE, times=1, status=500), CallFault("GET", "*", status=502)]),
+            2: Faults(stuck_in="in_progress"),
+        }
     )
     good = finish(client, submit(client, lines(1)))
     with pytest.raises(openai.InternalServerError):
