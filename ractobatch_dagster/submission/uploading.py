@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Mapping
 
 import msgspec
@@ -21,8 +22,11 @@ _COMMIT_EVERY = 30.0
 
 
 def file_name(submission: str, number: int, attempt: int) -> str:
-    """The name of one attempt's input file at the provider."""
-    return f"{_PREFIX}{submission}-{number:05d}-{attempt}.jsonl"
+    """A name for one upload of one attempt's input file: an upload whose reply was lost is found again by it.
+
+    No two are the same: runs that upload the same batch at once must not take each other's file for their own.
+    """
+    return f"{_PREFIX}{submission}-{number:05d}-{attempt}-{secrets.token_hex(4)}.jsonl"
 
 
 def is_file_gone(error: ProviderError) -> bool:
