@@ -34,7 +34,11 @@ def cancel_job(spec: BatchSpec) -> dg.JobDefinition:
 
     def cancel_batches(context: dg.OpExecutionContext, config: CancelConfig, **resources: OpenAIBatchResource) -> Any:
         resource = resources[spec.resource_key]
-        chosen = choose([spec.table(resource)], submission=config.submission, partition=config.partition or ANY)
+        chosen = choose(
+            [spec.table(resource)],
+            submission=config.submission,
+            partition=ANY if config.partition is None else config.partition,
+        )
         if not chosen:
             context.log.info(f"No such submission of {spec.name!r} is open.")
         engine = resource.engine(log=context.log.info)

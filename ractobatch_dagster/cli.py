@@ -119,7 +119,7 @@ def _store(arguments: argparse.Namespace) -> Store:
 
 def _fail_if(problems: int) -> None:
     if problems:
-        raise RactobatchError(f"{problems} of them need attention.")
+        raise RactobatchError(f"{problems} of these need a person; what is wrong is said above.")
 
 
 _SERVE = """Run a server that speaks OpenAI's Files and Batches API. Without a key and without a network it

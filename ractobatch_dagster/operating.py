@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.errors import ConfigurationError, RactobatchError
 from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.provider.profile import Kind
 from ractobatch_dagster.requests.cut import Limits
@@ -27,9 +27,13 @@ def status(store: Store, say: Say) -> int:
     """Show what is open, as far as the store tells; how many things need a person."""
     now, beats = StoreClock(store)(), heartbeats(store).values()
     problems: list[str] = []
-    open_ = choose(tables(store))
+    open_ = choose(tables(store), unreadable=problems)
     for one in open_:
-        state = one.table.submission(one.submission).state()
+        try:
+            state = one.table.submission(one.submission).state()
+        except RactobatchError as error:
+            problems.append(f"{one}: {error}")
+            continue
         say(f"{one}: {progress(state)}" + (" (cancelled)" if state.cancelled else ""))
         problems += alarms(state, now, Patience())
     for asset in sorted({one.table.asset for one in open_ if one.watched}):
@@ -67,18 +71,28 @@ def cancel_open(
     abandon: bool = False,
 ) -> int:
     """Cancel what is open of this table, partition or submission, or everything; how many are not cancelled yet."""
+    unreadable: list[str] = []
     chosen = choose(
         [TableFiles(store, asset)] if asset else tables(store),
         submission=submission,
         partition=ANY if partition is None else partition,
+        unreadable=unreadable,
     )
+    for problem in unreadable:
+        say(f"! {problem}")
     provider = Provider(at)
     profile = provider.profile
     limits = Limits(max_requests=profile.max_requests, max_bytes=profile.max_bytes)
     engine = Engine(store, provider, limits=limits, now=StoreClock(store), log=say)
     failed = cancel(engine, chosen, say, abandon=abandon)
+    now, beats = StoreClock(store)(), heartbeats(store).values()
     if not chosen:
         say("No such submission is open.")
-    elif len(failed) < len(chosen):
-        say("What was answered is collected and lands by itself, as long as the sensor is on.")
-    return len(failed)
+    for name in sorted({one.table.asset for one in chosen if one.watched}):
+        why = watched(name, beats, now)
+        say(
+            f"{name}: what was answered is not collected, since {why}."
+            if why
+            else f"{name}: what was answered is collected and lands by itself."
+        )
+    return len(failed) + len(unreadable)

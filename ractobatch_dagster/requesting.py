@@ -20,6 +20,7 @@ LAST = "ractobatch/last_partition"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
+RUNS_PER_TICK = 25
 _MAX_ATTEMPTS = 10
 _FIRST_PAUSE = 30.0
 _LONGEST_PAUSE = 3600.0
@@ -43,13 +44,16 @@ class _Run:
 def run_requests(context: dg.SensorEvaluationContext, ready: Sequence[Open], watch: Watch) -> list[dg.RunRequest]:
     """The runs to ask for now. What has to wait is told in the notes of `watch`, what is given up in its alarms."""
     requests: list[dg.RunRequest] = []
-    for one in ready:
+    for number, one in enumerate(ready):
+        if len(requests) >= RUNS_PER_TICK or watch.enough():
+            watch.notes.append(f"{len(ready) - number} submissions that are ready are for the next tick")
+            break
         try:
             requests += _of_submission(context, one, watch)
         except Exception as error:  # partitions may be the user's code, and one asset must not stop the others
             watch.notes.append(f"{one.owner.asset}: no run can be asked for: {type(error).__name__}: {error}")
             context.log.warning(f"{one.owner.asset}: no run can be asked for", exc_info=error)
-    return requests
+    return requests[:RUNS_PER_TICK]
 
 
 def _of_submission(context: dg.SensorEvaluationContext, one: Open, watch: Watch) -> list[dg.RunRequest]:
@@ -58,15 +62,18 @@ def _of_submission(context: dg.SensorEvaluationContext, one: Open, watch: Watch)
     gone = [key for key in one.keys if key not in order]
     if gone and one.state.collected:
         mark_landed(TableFiles(one.files.store, one.owner.asset), dict.fromkeys(gone, one.state.id))
-    what = (
-        "its answers are kept for when it comes back"
-        if one.state.collected
-        else "its answers are collected all the same"
-    )
-    watch.notes += [
-        f"{one.owner.asset}: partition {key!r} of submission {one.state.id} does not exist any more; {what}"
-        for key in gone
-    ]
+        watch.notes.append(
+            f"{one.owner.asset}: {len(gone)} partitions of submission {one.state.id} do not exist any more "
+            f"({gone[0]!r}); its answers are kept for when they come back"
+        )
+    elif gone and len(gone) == len(one.keys):
+        watch.alarm(
+            one,
+            f"submission {one.state.id}: none of its partitions exists any more ({gone[0]!r}), so nothing collects its "
+            "answers. Bring one back, or cancel the submission.",
+        )
+    elif gone:
+        watch.notes.append(f"{one.owner.asset}: partition {gone[0]!r} of submission {one.state.id} is gone")
     ranges = contiguous([key for key in one.keys if key in order], order, together=one.owner.ranges)
     if not one.state.collected:
         ranges = ranges[:1]  # the first run collects for all of them
@@ -109,7 +116,7 @@ def next_attempt(
         if run.covers[0] in order and run.covers[1] in order
         if order[run.covers[0]] <= high and low <= order[run.covers[1]]
     ]
-    attempt = 1 + len(mine)
+    attempt = 1 + len(earlier)  # not of these partitions alone: whichever are gone, no key comes again
     if going := [run for run in mine if not run.finished]:
         hours = (now - going[0].began_at) / 3600
         if hours >= _LONG_HOURS:

@@ -23,11 +23,12 @@ __all__ = ["build_batch_sensor"]
 _TICK_SECONDS = 40.0
 """Dagster ends a tick after 60 s, and then nothing of it counts."""
 
-_RUNS_PER_TICK = 25
 
+_CALL_SECONDS, _RETRY_SECONDS = 8.0, 4.0
+"""How long one try of a call to the provider may take in a tick, of which there are two, and the pause between them."""
 
-_CALL_SECONDS, _RETRY_SECONDS = 10.0, 5.0
-"""How long one call to the provider may take in a tick, and all its repetitions."""
+_SAID = 20
+"""How many sentences the skip reason has."""
 
 
 def build_batch_sensor(
@@ -83,12 +84,20 @@ def _tick(
         return time.monotonic() > end
 
     engine = resource.engine(log=context.log.info, provider=provider, enough=enough)
-    watch = Watch(provider, engine, resource.patience, now, enough, turn=int(now // 30))
+    watch = Watch(
+        provider, engine, resource.patience, now, enough, half=lambda: time.monotonic() > end - _TICK_SECONDS / 2
+    )
+    watch.turn = int(now)
     assets = _assets(context, resource_key)
-    found = [one for asset in assets for one in _open(context, TableFiles(resource.store, asset), watch)]
+    found: list[Open] = []
+    for asset in assets:
+        if watch.half():
+            watch.notes.append("the store is slow; not all tables were looked at")
+            break
+        found += _open(context, TableFiles(resource.store, asset), watch)
     stepped = watch.step(found)
     ready = [one for one in stepped if one.state.collected or one.state.ready]
-    requests = run_requests(context, ready, watch)[:_RUNS_PER_TICK]
+    requests = run_requests(context, ready, watch)
     origin = context.code_location_origin
     sensor = f"{name} of {origin.location_name}" if origin else name
     beats = heartbeats(resource.store)
@@ -104,6 +113,8 @@ def _tick(
     for text in sorted(text for texts in watch.alarms.values() for text in texts):
         context.log.warning(text)
     said = [*(text for texts in watch.alarms.values() for text in texts), *watch.notes]
+    if len(said) > _SAID:
+        said = [*said[:_SAID], f"and {len(said) - _SAID} more, in the log"]
     skip_reason = None if requests else "; ".join(text.rstrip(".") for text in said) or "No submission is open."
     return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
 
@@ -139,13 +150,15 @@ def _orphans(
             continue
         try:
             version = table.log.load()
+            open_ = version.state.open if version and version.state.owner.submission_asset else {}
+            left = [id_ for id_ in open_ if not table.submission(id_).state().cancelled]
         except RactobatchError as error:
             notes.append(f"{table.asset}: {error}")
             continue
         notes += [
             f"submission {submission} of {table.asset!r} is open, and no asset is called so any more: bring it back, "
             f"or run `ractobatch cancel --asset {table.asset}`"
-            for submission in (version.state.open if version and version.state.owner.submission_asset else ())
+            for submission in left
         ]
     return notes
 

@@ -61,20 +61,20 @@ def submit(
     frames = _checked_frames(context, arguments, spec, signature)
     confirm_landed(context.instance, table)
     _see_that_somebody_looks(context, resource, spec)
-    opened = open_submission(
-        table,
-        spec.owner(),
-        frames,
-        spec.terms(resource, context.run.run_id),
-        now=resource.now,
-        progress=context.log.info,
-    )
-    for id_ in opened.attached:
-        context.log.info(f"submission {id_} already holds these rows: going on with it, nothing is sent twice")
-    engine = resource.engine(log=context.log.info)
-    for id_ in opened.withdrawn:
-        engine.discard(table.submission(id_))
     with termination(context, resource, spec):
+        opened = open_submission(
+            table,
+            spec.owner(),
+            frames,
+            spec.terms(resource, context.run.run_id),
+            now=resource.now,
+            progress=context.log.info,
+        )
+        for id_ in opened.attached:
+            context.log.info(f"submission {id_} is open already: going on with it, nothing is sent twice")
+        engine = resource.engine(log=context.log.info)
+        for id_ in opened.withdrawn:
+            engine.discard(table.submission(id_))
         states = {
             id_: engine.advance(table.submission(id_), steps=SUBMIT) for id_ in sorted(set(opened.submissions.values()))
         }

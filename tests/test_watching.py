@@ -12,9 +12,14 @@ import pytest
 
 from ractobatch_dagster import batch_asset
 from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.models import BatchStatus
+from ractobatch_dagster.requesting import _Run, next_attempt
+from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.heartbeat import FRESH, Heartbeat, beat, heartbeats, watched
+from ractobatch_dagster.submission.state import BatchState, Intent
 from tests.project import Project, failure
+from tests.submission.test_plan import submission
 
 
 @batch_asset(model="gpt-4o-mini")
@@ -222,3 +227,34 @@ def test_two_sensors_at_once_change_nothing(batch_server: LocalServer, tmp_path:
     assert project.launch(first).success
     assert project.launch(second).success
     assert len(batch_server.batches()) == 1
+
+
+def test_alarms_are_for_what_is_wrong_and_for_nothing_else() -> None:
+    """One batch that ended long ago beside one that runs is no alarm; a create in doubt and endless refusals are."""
+    hour = 3600.0
+    ended = BatchState(
+        number=0, requests=1, size=1, batch_id="a", status=BatchStatus.COMPLETED, output_file_id="o", seen_at=1.0
+    )
+    running = BatchState(number=1, requests=1, size=1, batch_id="b", status=BatchStatus.IN_PROGRESS, seen_at=7 * hour)
+    assert alarms(submission(ended, running), 8 * hour, Patience()) == []
+    assert "not collected" in alarms(submission(ended), 8 * hour, Patience())[0]
+    unsure = BatchState(number=0, requests=1, size=1, file_id="f", intent=Intent(writer="w", at=1.0, given_up=True))
+    assert "unknown since" in alarms(submission(unsure), 2 * hour, Patience())[0]
+    refused = BatchState(number=0, requests=1, size=1, file_id="f", refusals=100)
+    assert "turned batch 0 away" in alarms(submission(refused), 2 * hour, Patience())[0]
+
+
+def test_an_unreadable_sign_of_life_is_none(batch_server: LocalServer, tmp_path: Path) -> None:
+    """It stops neither a tick nor a submission, and the next tick writes over it."""
+    project = Project(batch_server, tmp_path, ASSETS)
+    project.resource.store.write("sensors/openai_batch_sensor", b"")
+    assert project.run("one_submission").success
+    project.tick()
+    assert heartbeats(project.resource.store)["openai_batch_sensor"].assets == ("one", "two")
+
+
+def test_no_run_key_comes_twice_when_a_partition_is_deleted() -> None:
+    """Each attempt has a higher number than any before it in the submission."""
+    order = {"b": 0, "c": 1}
+    runs = [_Run((first, "c"), finished=True, failed=True, ended_at=0.0, began_at=0.0) for first in ("a", "b")]
+    assert next_attempt(("b", "c"), runs, order, 1e6)[0] == 3

@@ -154,7 +154,9 @@ class Calls:
         start = {"after": after} if after else {}
         page = yield from self._once("listing batches", lambda client: client.batches.list(limit=100, **start))
         batches = tuple(read_batch(one, self._hide) for one in page.data or ())
-        return Page(batches, batches[-1].id if batches and getattr(page, "has_more", False) else None)
+        # a server that does not say whether there is more is asked until nothing comes
+        more = bool(batches) and getattr(page, "has_more", None) is not False and batches[-1].id != after
+        return Page(batches, batches[-1].id if more else None)
 
     def _finding(self, prefix: str) -> Steps[list[UploadedFile]]:
         files: dict[str, UploadedFile] = {}

@@ -61,14 +61,14 @@ class Provider(Calls):
         return self._given or OpenAI(**self._account.options())
 
     def hurried(self, timeout: float, patience: float) -> Provider:
-        """The same, on the same connections, for someone with little time.
+        """The same, on the same connections, for someone with little time: two tries a call at most.
 
         Args:
-            timeout: Seconds that one call may take.
+            timeout: Seconds that one try may take.
             patience: Seconds that the pauses between the tries of one call may take in all.
         """
         return Provider(
-            replace(self._account, patience=patience),
+            replace(self._account, patience=patience, max_retries=1),
             client=self.client.with_options(timeout=timeout),
             sleep=self._sleep,
             random=self._random,

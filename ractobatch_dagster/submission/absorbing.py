@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
+from ractobatch_dagster.errors import ProviderError, StoreError
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
 from ractobatch_dagster.submission.files import SubmissionFiles, read_parquet
@@ -28,11 +29,19 @@ def absorb(
     Raises:
         ProviderError: A predecessor cannot go on.
     """
-    ended = True
-    for predecessor in (files.sibling(id_) for id_ in state.predecessors):
+    predecessors = [files.sibling(id_) for id_ in state.predecessors]
+    for predecessor in predecessors:
         predecessor.replace(lambda _: {"cancelled": True})
-        before = advance(predecessor, steps=steps)
-        ended = ended and (before.collected or (before.ready and Settle not in steps))
+    ended, problems = True, []
+    for predecessor in predecessors:
+        try:
+            before = advance(predecessor, steps=steps)
+            ended = ended and (before.collected or (before.ready and Settle not in steps))
+        except ProviderError as error:
+            ended = False
+            problems.append(error)
+    if problems:
+        raise problems[0]
     if Settle in steps and ended:
         return _planned(files, state, limits, log)
     return files.replace(lambda newest: {"predecessors_ended": ended and bool(newest.predecessors)})
@@ -44,7 +53,7 @@ def _planned(
     """Take over what was answered and cut the rest into batches."""
     rows = read_parquet(files.store, files.rows)
     if rows is None:
-        return files.state()
+        raise StoreError(f"Submission {state.id} has no rows at {files.store.uri(files.rows)}. Were they deleted?")
     # its own first: what it took over when it was sealed
     reuse = Reuse([files, *(files.sibling(id_) for id_ in state.predecessors)])
     hashes = dict(zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True))

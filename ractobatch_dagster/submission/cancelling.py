@@ -31,13 +31,26 @@ class Chosen:
         return f"submission {self.submission} of {self.table.asset!r}" + (f" ({shown})" if self.keys != [None] else "")
 
 
-def choose(tables: Iterable[TableFiles], *, submission: str | None = None, partition: object = ANY) -> list[Chosen]:
+def choose(
+    tables: Iterable[TableFiles],
+    *,
+    submission: str | None = None,
+    partition: object = ANY,
+    unreadable: list[str] | None = None,
+) -> list[Chosen]:
     """The open submissions of these tables, or the one of this id or those of this partition.
+
+    Args:
+        tables: Where to look.
+        submission: Only the one of this id.
+        partition: Only those of this partition.
+        unreadable: Told why a table cannot be read, instead of raising that.
 
     Raises:
         InvalidInputError: A submission holds further partitions, which would be cancelled as well.
+        StoreError: A table cannot be read.
     """
-    chosen = [one for one in _open(tables) if submission in (None, one.submission)]
+    chosen = [one for one in _open(tables, unreadable) if submission in (None, one.submission)]
     if partition is ANY:
         return chosen
     chosen = [one for one in chosen if partition in one.keys]
@@ -50,9 +63,15 @@ def choose(tables: Iterable[TableFiles], *, submission: str | None = None, parti
     return chosen
 
 
-def _open(tables: Iterable[TableFiles]) -> Iterator[Chosen]:
+def _open(tables: Iterable[TableFiles], unreadable: list[str] | None) -> Iterator[Chosen]:
     for table in tables:
-        version = table.log.load()
+        try:
+            version = table.log.load()
+        except RactobatchError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(f"{table.asset}: {error}")
+            continue
         if version is not None:
             watched = version.state.owner.submission_asset is not None
             for submission, keys in version.state.open.items():

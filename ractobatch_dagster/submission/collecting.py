@@ -43,7 +43,7 @@ def collect(
                     done[batch.number] = _download(provider, files, batch, Path(folder), log)
                 except ProviderError as error:
                     problems.append(error)
-                    failures += 1
+                    failures += not error.refused  # what is refused is one file's trouble, the rest everybody's
                     if failures == _MAX_FAILURES:
                         break
                 if now() - since > _COMMIT_EVERY:
@@ -79,7 +79,8 @@ def _download(
                 try:
                     size = provider.download(file_id, target)
                 except ProviderNotFoundError:
-                    provider.retrieve(str(batch.batch_id))  # raises where the key is another one than at submission
+                    if not batch.gone:
+                        provider.retrieve(str(batch.batch_id))  # raises where the key is another than at submission
                     gone.append(file_id)
                     log(f"batch {batch.number}: {file_id} is no longer there; its rows count as missing")
                     continue

@@ -7,7 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
-from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, QueueFullError
+from ractobatch_dagster.errors import (
+    ConfigurationError,
+    ProviderAuthError,
+    ProviderError,
+    ProviderNotFoundError,
+    QueueFullError,
+)
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
@@ -116,9 +122,15 @@ class Engine:
 
         Raises:
             ProviderError: A step failed; all others were done and recorded, and calling again goes on.
+            ConfigurationError: The submission was sent to another provider.
             StoreError: The state could not be read or written.
         """
         state = self._released(files, files.state())
+        if state.provider != self.identity and not state.collected:
+            raise ConfigurationError(
+                f"Submission {state.id} was sent to {state.provider}, and this is {self.identity}. Nothing was done; "
+                "lead the resource back to where it was sent."
+            )
         problems: list[ProviderError] = []
         for kind in _ORDER:
             going = kind in steps
@@ -128,8 +140,9 @@ class Engine:
                     if isinstance(step, Absorb):
                         state = absorb(files, state, self._limits, self._log, self.advance, steps)
                     elif isinstance(step, Settle):
-                        tidy(self._provider, state, self._log)
                         state = settle(files, state, self._limits, self._log, validate)
+                        if state.collected:
+                            tidy(self._provider, state, self._log)
                     else:
                         state = self._talk(files, state, step, looked, problems)
                 except ProviderError as error:
@@ -143,12 +156,12 @@ class Engine:
 
     def _released(self, files: SubmissionFiles, state: SubmissionState) -> SubmissionState:
         """Where a writer's process is known to be gone, nobody waits for it to report back."""
-        dead = {b.intent for b in state.batches if b.intent and b.intent.at and is_dead(b.intent.writer)}
+        dead = {b.intent for b in state.batches if b.intent and not b.intent.given_up and is_dead(b.intent.writer)}
         if not dead:
             return state
         return files.change(
             lambda newest: {
-                b.number: msgspec.structs.replace(b, intent=msgspec.structs.replace(b.intent, at=0.0))
+                b.number: msgspec.structs.replace(b, intent=msgspec.structs.replace(b.intent, given_up=True))
                 for b in newest.batches
                 if b.intent in dead
             }
@@ -169,11 +182,11 @@ class Engine:
         """Do a step that is a talk with the provider."""
         provider, now, log = self._provider, self._now, self._log
         if isinstance(step, Resolve):
-            return resolve(provider, files, state, step.batches, now, log)
+            return resolve(provider, files, state, step.batches, now, log, self._enough)
         if isinstance(step, Upload):
-            return upload(provider, files, state, step.batches, now, log, self._enough)
+            return upload(provider, files, state, step.batches, now, log, self._enough, problems)
         if isinstance(step, Create):
-            return self._create(files, step)
+            return self._create(files, step, problems)
         if isinstance(step, Poll):
             return self._poll(files, state, step, looked, problems)
         if isinstance(step, Collect):
@@ -182,7 +195,7 @@ class Engine:
 
     # -- creating -------------------------------------------------------------------------------
 
-    def _create(self, files: SubmissionFiles, step: Create) -> SubmissionState:
+    def _create(self, files: SubmissionFiles, step: Create, problems: list[ProviderError]) -> SubmissionState:
         """Intent, create, record. A crash between the commits is healed by `resolve`."""
         now = self._now()
         intent = Intent(writer=self._writer, at=now)
@@ -199,23 +212,32 @@ class Engine:
         mine = [batch for batch in state.batches if batch.intent == intent]
         done: Changes = {}
         created: list[RemoteBatch] = []
+        paused = 0.0
         try:
             for batch in mine:
                 if self._enough() or self._now() - now > _COMMIT_EVERY:
                     break
                 # whatever stops this loop, the batches it did not reach were certainly not created
-                done[batch.number] = msgspec.structs.replace(batch, intent=Intent(writer=self._writer, at=0.0))
-                remote = self._create_one(state, batch, done)
-                if remote is None:
+                done[batch.number] = msgspec.structs.replace(
+                    batch, intent=msgspec.structs.replace(intent, given_up=True)
+                )
+                try:
+                    created.append(self._create_one(state, batch, done))
+                except QueueFullError as error:
+                    paused = done[batch.number].not_before
+                    self._log(f"batch {batch.number}: the provider's queue is full, trying again later ({error})")
                     break
-                created.append(remote)
+                except ProviderError as error:
+                    problems.append(error)
+                    if not error.refused or isinstance(error, ProviderAuthError):
+                        break  # it is not the batch's fault, and others would fail as well
         finally:
             unreached = {b.number: msgspec.structs.replace(b, intent=None) for b in mine if b.number not in done}
-            state = self._record(files, {**unreached, **done}, created)
+            state = self._record(files, {**unreached, **done}, created, paused)
         return state
 
-    def _create_one(self, state: SubmissionState, batch: BatchState, done: Changes) -> RemoteBatch | None:
-        """Create one batch and put into `done` what is known of it afterwards; `None` if the quota has no room."""
+    def _create_one(self, state: SubmissionState, batch: BatchState, done: Changes) -> RemoteBatch:
+        """Create one batch and put into `done` what is known of it afterwards, also where this fails."""
         try:
             remote = self._provider.create(
                 input_file_id=str(batch.file_id),
@@ -223,13 +245,8 @@ class Engine:
                 completion_window=state.completion_window,
                 metadata=self._our_metadata(state, batch) if self._provider.profile.supports_metadata else None,
             )
-        except QueueFullError as error:
-            done[batch.number] = turned_away(batch, self._now(), error.retry_after)
-            pause = done[batch.number].not_before - self._now()
-            self._log(f"batch {batch.number}: the provider's queue is full, trying again in {pause:.0f} s ({error})")
-            return None
         except ProviderError as error:
-            waiting = turned_away(batch, self._now())
+            waiting = turned_away(batch, self._now(), error.retry_after)
             if is_file_gone(error):
                 done[batch.number] = requeued(waiting, waiting.not_before)
             elif error.refused:  # certainly not created
@@ -246,19 +263,19 @@ class Engine:
         """A batch whose create had no clear reply, if it can be seen already; if not, that proves nothing yet."""
         key = batch_key(state.id, batch.number, batch.attempt)
         try:
-            found = scan(self._provider, [key], {str(batch.file_id): batch.file_created_at})
+            found = scan(self._provider, [key], {str(batch.file_id): batch.file_created_at}, self._enough)
         except ProviderError:
             return None  # the caller raises the create's own error
         return found.get(key) or found.get(str(batch.file_id))
 
-    def _record(self, files: SubmissionFiles, known: Changes, created: Iterable[RemoteBatch]) -> SubmissionState:
+    def _record(
+        self, files: SubmissionFiles, known: Changes, created: Iterable[RemoteBatch], paused: float
+    ) -> SubmissionState:
         """Commit what became of our own creates.
 
         Only over our own intents: whatever else stands there is newer than what we know. A batch of ours for
-        which there is no place any more is one too many.
+        which there is no place any more is one too many. A full queue is full for all until `paused`.
         """
-
-        paused = max((one.not_before for one in known.values() if one.stage == "uploaded"), default=0.0)
 
         def record(state: SubmissionState) -> Changes:
             changes: Changes = {}
@@ -266,7 +283,7 @@ class Engine:
                 after = batch
                 if batch.number in known and batch.intent and batch.intent.writer == self._writer:
                     after = _recorded(batch, known[batch.number])
-                if after.stage == "uploaded":  # a full queue is full for all of them
+                if after.stage == "uploaded":
                     after = msgspec.structs.replace(after, not_before=max(after.not_before, paused))
                 changes[batch.number] = after
             return changes
@@ -340,6 +357,8 @@ class Engine:
                 is lost, and may be billed.
         """
         before = files.replace(lambda _: {"cancelled": True})
+        for predecessor in before.predecessors if abandon else ():
+            self.cancel(files.sibling(predecessor), abandon=True)
         try:
             state = self.advance(files, steps={Absorb, Resolve, Cancel, Poll})
         except ProviderError:
@@ -352,7 +371,7 @@ class Engine:
         lost = {
             b.number
             for b in state.batches
-            if b.stage == "creating" or (b.stage == "running" and (b.number in asked or self._is_unknown(b)))
+            if b.stage == "creating" or (b.stage in ("running", "ended") and (b.number in asked or self._is_unknown(b)))
         }
         if lost:
             self._log(f"submission {state.id}: giving up {len(lost)} batches that have not ended")
@@ -399,6 +418,8 @@ def _abandoned(batch: BatchState) -> BatchState:
         return requeued(batch)
     if batch.stage == "running":
         return msgspec.structs.replace(batch, status=BatchStatus.CANCELLED, gone=True)
+    if batch.stage == "ended":
+        return msgspec.structs.replace(batch, gone=True)
     return batch
 
 

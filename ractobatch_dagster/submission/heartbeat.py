@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import quote
+from contextlib import suppress
+from urllib.parse import quote, unquote
 
 import msgspec
 
-from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.store import Store
 
 __all__ = ["FRESH", "Heartbeat", "beat", "heartbeats", "watched"]
@@ -44,10 +44,9 @@ def heartbeats(store: Store) -> dict[str, Heartbeat]:
         data = store.read(f"{_FOLDER}/{name}")
         if data is None:
             continue
-        try:
-            found[name] = msgspec.json.decode(data, type=Heartbeat)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise StoreError(f"{store.uri(f'{_FOLDER}/{name}')} is no sign of life: {error}. Delete it.") from error
+        # what cannot be read is no sign of life, and the next one is written over it
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            found[unquote(name)] = msgspec.json.decode(data, type=Heartbeat)
     return found
 
 

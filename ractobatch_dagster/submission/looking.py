@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderNotFoundError
+from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderTimeoutError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 
@@ -53,26 +54,19 @@ def look(
         provider: Whom to ask.
         wanted: The ids of the batches.
         calls: How many batches may be asked for by id.
-        turn: Which of them come first, if they are more; counting it up goes round all of them.
+        turn: Seeds which of them come first, if they are more.
         enough: Whether to stop here; what was not reached is neither found nor failed.
     """
     looked = Looked()
     missing = set(wanted)
-    pages = 2 + len(missing) // 50 if len(missing) > 3 else 0
     try:
-        for page in _pages(provider, pages):
-            for remote in page:
-                if remote.id in missing:
-                    looked.found[remote.id] = remote
-                elif KEY in remote.metadata:
-                    looked.others.append(remote)
-            missing -= looked.found.keys()
-            if not missing or enough():
-                break
-    except ProviderNotFoundError:
-        pass  # a server without a list
+        _read_pages(provider, looked, missing, enough)
+    except ProviderError as error:
+        if not error.unsupported:  # a server without a list is asked batch by batch
+            looked.failed.update(dict.fromkeys(missing, error))
+            return looked
     left = sorted(missing)
-    start = turn * calls % len(left) if len(left) > calls else 0
+    start = random.Random(turn).randrange(len(left)) if len(left) > calls else 0
     for batch_id in (left[start:] + left[:start])[:calls]:
         if enough():
             break
@@ -83,7 +77,26 @@ def look(
     return looked
 
 
-def scan(provider: Provider, keys: Collection[str], files: Mapping[str, float]) -> dict[str, RemoteBatch]:
+def _read_pages(provider: Provider, looked: Looked, missing: set[str], enough: Callable[[], bool]) -> None:
+    """Read pages of the list for as long as that is cheaper; what is found is no longer missing."""
+    pages = 2 + len(missing) // 50 if len(missing) > 3 else min(len(missing), 1)
+    for page in _pages(provider, pages):
+        for remote in page:
+            if remote.id in missing:
+                looked.found[remote.id] = remote
+            elif KEY in remote.metadata:
+                looked.others.append(remote)
+        missing -= looked.found.keys()
+        if not missing or enough():
+            return
+
+
+def scan(
+    provider: Provider,
+    keys: Collection[str],
+    files: Mapping[str, float],
+    enough: Callable[[], bool] = lambda: False,
+) -> dict[str, RemoteBatch]:
     """Which of these batches exist: by their key, or by their input file where the provider forgets metadata.
 
     A batch is only taken for absent once the provider's whole list was read, or several pages in a row that are
@@ -93,6 +106,7 @@ def scan(provider: Provider, keys: Collection[str], files: Mapping[str, float]) 
         provider: Whom to ask.
         keys: What their metadata would say.
         files: The ids of their input files, and when each was uploaded by the provider's clock; 0 where unknown.
+        enough: Whether to stop here.
 
     Returns:
         Those that exist, each under its key and under its input file's id.
@@ -101,17 +115,19 @@ def scan(provider: Provider, keys: Collection[str], files: Mapping[str, float]) 
         ProviderError: Nobody knows: the list cannot be read, or not far enough.
     """
     try:
-        return _scan(_pages(provider, _MAX_SCAN_PAGES + 1), keys, files)
-    except ProviderNotFoundError as error:
+        return _scan(_pages(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
+    except ProviderError as error:
+        if not error.unsupported:
+            raise
         raise _unknown(keys, f"the provider has no list of batches ({error})") from error
 
 
 def _scan(
-    pages: Iterable[list[RemoteBatch]], keys: Collection[str], files: Mapping[str, float]
+    pages: Iterable[list[RemoteBatch]], keys: Collection[str], files: Mapping[str, float], enough: Callable[[], bool]
 ) -> dict[str, RemoteBatch]:
     since = min(files.values(), default=0.0) - _CLOCK_SLACK
     found: dict[str, RemoteBatch] = {}
-    older = 0
+    older, first, last, falling = 0, 0.0, float("inf"), True
     for number, page in enumerate(pages):
         for remote in page:
             key = remote.metadata.get(KEY)
@@ -119,11 +135,16 @@ def _scan(
                 found[str(key)] = remote
             if remote.input_file_id in files:
                 found[str(remote.input_file_id)] = remote
-        older = older + 1 if page and all(0 < remote.created_at < since for remote in page) else 0
-        if older >= _OLD_PAGES:
+            # only a list that begins with the newest need not be read to its end
+            falling = falling and 0 < remote.created_at <= last
+            first, last = first or remote.created_at, remote.created_at
+        older = older + 1 if page and all(remote.created_at < since for remote in page) else 0
+        if falling and last < first and older >= _OLD_PAGES:
             break
         if number == _MAX_SCAN_PAGES:
             raise _unknown(keys, f"it is not among the newest {_MAX_SCAN_PAGES * 100:,} batches, and there are more")
+        if enough():
+            raise ProviderTimeoutError("The time was up before the provider's list of batches was read; looking again.")
     return found
 
 

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
-from ractobatch_dagster.errors import InvalidInputError, SubmissionConflictError
+from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import CutFile, Cutter, Limits
 from ractobatch_dagster.requests.encode import encode_line, request_hash
 from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH, digest
-from ractobatch_dagster.submission.changes import describe_change
-from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet, write_parquet
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, write_parquet
+from ractobatch_dagster.submission.meeting import Meeting, meet, withdraw
 from ractobatch_dagster.submission.reusing import Reuse
 from ractobatch_dagster.submission.state import (
     BatchState,
@@ -133,12 +131,14 @@ def open_submission(
     while True:
         version = table.log.load()
         state = version.state if version else TableState(owner=owner)
-        meeting = _met(table, state, hashed, digests, terms, progress)
-        fresh = {key: rows for key, rows in hashed.items() if key not in meeting.attached}
-        attached = tuple(sorted(set(meeting.attached.values())))
+        met = meet(table, state, hashed, digests, terms, progress)
+        fresh = {key: rows for key, rows in hashed.items() if key not in met.attached}
+        attached = tuple(sorted(set(met.attached.values())))
         if not fresh:
-            return Opened(dict(meeting.attached), None, attached)
-        sealed = _seal(table, owner, fresh, digests, terms, state, meeting, now, progress)
+            return Opened(dict(met.attached), None, attached)
+        sealed = _seal(table, owner, fresh, digests, terms, state, met, now, progress)
+        if not all(withdraw(table.submission(id_)) for id_ in met.giving_way):
+            continue  # one of them was created meanwhile
         opened = {
             one.key: PartitionState(
                 key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key)
@@ -148,101 +148,9 @@ def open_submission(
         kept = tuple(one for one in state.partitions if one.key not in opened)
         changed = TableState(owner=owner, partitions=(*kept, *opened.values()))
         if table.log.commit(version, changed) is not None:
-            submissions = {**meeting.attached, **dict.fromkeys(opened, sealed.id)}
-            return Opened(submissions, sealed.id, attached, meeting.replaced, meeting.withdrawn)
+            submissions = {**met.attached, **dict.fromkeys(opened, sealed.id)}
+            return Opened(submissions, sealed.id, attached, met.replaced, met.giving_way)
         progress("another run opened a submission at the same moment; looking again")
-
-
-@dataclass(slots=True)
-class _Met:
-    """What the partitions met: those whose open submission is gone on with, and submissions that are to be replaced."""
-
-    attached: dict[str | None, str] = field(default_factory=dict)
-    replaced: tuple[str, ...] = ()
-    withdrawn: tuple[str, ...] = ()
-
-
-def _met(
-    table: TableFiles,
-    state: TableState,
-    rows: Mapping[str | None, pa.Table],
-    digests: Mapping[str | None, str],
-    terms: Terms,
-    progress: Callable[[str], None],
-) -> _Met:
-    """What to do about the partitions that are open already.
-
-    One that holds other rows gives way if nothing of it was created yet; otherwise by policy.
-
-    Raises:
-        SubmissionConflictError: One holds other rows, batches of it exist, and it is not to be replaced.
-    """
-    met = _Met()
-    for key, rows_digest in digests.items():
-        there = state.partition(key)
-        if there is None or there.landed == there.submission:
-            continue
-        if there.digest == rows_digest:
-            met.attached[key] = there.submission
-            continue
-        alone = set(state.open[there.submission]) <= set(digests)
-        files = table.submission(there.submission)
-        if there.submission in met.replaced + met.withdrawn:
-            continue
-        if alone and _withdrawn(files):
-            met.withdrawn = (*met.withdrawn, there.submission)
-            continue
-        changed = _changed(files, rows[key], terms, key)
-        where = f"partition {key!r} of {state.owner.asset!r}" if key is not None else f"{state.owner.asset!r}"
-        if terms.on_change == "attach":
-            progress(f"submission {there.submission} of {where} goes on as it is, although {changed}")
-            met.attached[key] = there.submission
-        elif terms.on_change == "replace" and alone:
-            progress(f"submission {there.submission} of {where} is replaced: {changed}")
-            met.replaced = (*met.replaced, there.submission)
-        else:
-            raise _conflict(state, there.submission, where, changed, alone=alone or terms.on_change == "fail")
-    left = met.replaced + met.withdrawn
-    met.attached = {key: submission for key, submission in met.attached.items() if submission not in left}
-    return met
-
-
-def _changed(files: SubmissionFiles, rows: pa.Table, terms: Terms, key: str | None) -> str:
-    open_ = files.state()
-    share = open_.partition(key)
-    old = read_parquet(files.store, files.rows)
-    mine = old.slice(share.start, share.rows) if old is not None and share is not None else None
-    return describe_change(open_.parts, terms.parts, mine, rows, terms.key)
-
-
-def _conflict(state: TableState, submission: str, where: str, changed: str, *, alone: bool) -> SubmissionConflictError:
-    others = state.open[submission]
-    what_to_do = (
-        "Wait until its table has landed, or cancel it with the job "
-        f"{state.owner.asset.replace('/', '__')}_cancel, after which the table keeps what was answered; or set "
-        "`on_change` to `attach` or `replace`."
-        if alone
-        else f"It holds {len(others)} open partitions and can only be replaced by a run over all of them."
-    )
-    return SubmissionConflictError(
-        f"Submission {submission} of {where} is still open, and {changed}. Nothing was sent. {what_to_do}",
-        submission=submission,
-    )
-
-
-def _withdrawn(files: SubmissionFiles) -> bool:
-    """Stop a submission if none of its batches was created; once that is committed, none ever will be."""
-
-    def stop(state: SubmissionState | None) -> SubmissionState | None:
-        untouched = state is not None and _untouched(state)
-        return msgspec.structs.replace(state, cancelled=True) if state is not None and untouched else state
-
-    state = files.log.update(stop)
-    return state is not None and state.cancelled and _untouched(state)
-
-
-def _untouched(state: SubmissionState) -> bool:
-    return not state.predecessors and all(batch.stage in ("planned", "uploaded") for batch in state.batches)
 
 
 def _landed(state: TableState, key: str | None) -> str | None:
@@ -283,7 +191,7 @@ def _seal(
     digests: Mapping[str | None, str],
     terms: Terms,
     state: TableState,
-    met: _Met,
+    met: Meeting,
     now: Callable[[], float],
     progress: Callable[[str], None],
 ) -> SubmissionState:
@@ -293,7 +201,7 @@ def _seal(
     created_at = now()
     stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
     files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
-    reuse = Reuse(_paid(table, state, partitions, met.withdrawn) if terms.reuse else ())
+    reuse = Reuse(_paid(table, state, partitions, met.giving_way) if terms.reuse else ())
     held = bool(met.replaced)  # no batch is planned before what is replaced has ended
 
     starts: list[PartitionRows] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -144,7 +144,7 @@ def _numbers(batches: Iterable[BatchState]) -> tuple[int, ...]:
 def _is_due(intent: Intent, now: float, list_lag: float) -> bool:
     """Whether it is time for the next look at an interrupted create."""
     if intent.fenced_at is None:
-        return now - intent.at >= INTENT_AGE
+        return intent.given_up or now - intent.at >= INTENT_AGE
     return now - intent.fenced_at >= list_lag
 
 
@@ -176,6 +176,11 @@ def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState
 
     So does one that failed for want of the input file which we had deleted: some servers create it all the same.
     """
+    if batch.stage != "ended" and _hides_its_files(remote):
+        if not batch.ended_at:
+            return msgspec.structs.replace(seen(batch, replace(remote, status=BatchStatus.PENDING), now), ended_at=now)
+        if now - batch.ended_at < _FILES_SHOW:
+            return batch
     after = seen(batch, remote, now)
     if batch.intent is not None and batch.intent.fenced_at is not None:
         after = msgspec.structs.replace(after, fenced=True)
@@ -185,6 +190,12 @@ def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState
         waiting = turned_away(after, now)
         return requeued(waiting, waiting.not_before)
     return requeued(after) if after.fenced else after
+
+
+def _hides_its_files(remote: RemoteBatch) -> bool:
+    """Whether a batch has ended and says that it has answered, and not where: that may take a moment to show."""
+    ended = remote.status.terminal and remote.status is not BatchStatus.FAILED
+    return ended and remote.completed + remote.failed > 0 and not (remote.output_file_id or remote.error_file_id)
 
 
 def requeued(batch: BatchState, not_before: float = 0.0) -> BatchState:
@@ -250,7 +261,9 @@ class Progress:
 
     def __str__(self) -> str:
         if self.collected:
-            return f"all {self.requests} requests collected"
+            return "everything is collected"
+        if not self.batches:
+            return "waiting for the submission that it replaces to end"
         parts = [f"{self.ended} of {self.batches} batches ended"]
         if self.running:
             parts.append(f"{self.running} running")
@@ -282,6 +295,9 @@ def progress(state: SubmissionState) -> Progress:
 
 _QUEUE_PAUSE, _LONGEST_PAUSE = 60.0, 900.0
 """Seconds before a batch that the quota turned away is tried again: the first time, and at most."""
+
+_FILES_SHOW = 600.0
+"""For how many seconds a batch that has ended may not show its files yet."""
 
 _ORDER = {
     BatchStatus.PENDING: 0,

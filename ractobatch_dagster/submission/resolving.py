@@ -23,6 +23,7 @@ def resolve(
     numbers: Collection[int],
     now: Callable[[], float],
     log: Callable[[str], None],
+    enough: Callable[[], bool] = lambda: False,
 ) -> SubmissionState:
     """Find the batches whose create was never reported back; plan anew those that surely do not exist.
 
@@ -35,7 +36,7 @@ def resolve(
     """
     unsure = [batch for batch in state.batches if batch.number in numbers]
     keys = {batch.number: batch_key(state.id, batch.number, batch.attempt) for batch in unsure}
-    found = scan(provider, set(keys.values()), {str(batch.file_id): batch.file_created_at for batch in unsure})
+    found = scan(provider, set(keys.values()), {str(batch.file_id): batch.file_created_at for batch in unsure}, enough)
     known: dict[int, BatchState] = {}
     for batch in unsure:
         remote = found.get(keys[batch.number]) or found.get(str(batch.file_id))

@@ -82,12 +82,14 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         writer: Who.
-        at: When, in seconds since 1970; 0 once the writer itself has given up without knowing what came of it.
+        at: When, in seconds since 1970.
+        given_up: Its writer will not report back: it does not know what came of it, or its process has ended.
         fenced_at: When the input file was deleted, so that no create that arrives later can succeed.
     """
 
     writer: str
     at: float
+    given_up: bool = False
     fenced_at: float | None = None
 
 
@@ -107,6 +109,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         fenced: It was found after its input file had been deleted, so that it may fail for want of it.
         collected: Its answers are in the store.
         gone: The provider no longer has its answers.
+        ended_at: When it was first seen to have ended without showing its files.
         seen_at: When its status last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
@@ -133,6 +136,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     issues: tuple[Issue, ...] = ()
     collected: bool = False
     gone: bool = False
+    ended_at: float = 0.0
     seen_at: float = 0.0
 
     @property

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.errors import ProviderAuthError, ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import UploadedFile
 from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.plan import turned_away
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["file_name", "is_file_gone", "tidy", "upload"]
@@ -42,23 +43,39 @@ def upload(
     now: Callable[[], float],
     log: Callable[[str], None],
     enough: Callable[[], bool],
+    problems: list[ProviderError],
 ) -> SubmissionState:
-    """Upload these batches' input files and record their ids."""
+    """Upload these batches' input files and record their ids. One that is refused is told, and the others go on."""
     uploaded: dict[int, UploadedFile] = {}
+    refused: dict[int, BatchState] = {}
+    before = {batch.number: batch for batch in state.batches if batch.number in numbers}
     since = now()
     try:
         for batch in (one for one in state.batches if one.number in numbers):
             if enough():
                 break
-            with files.store.open(files.requests(batch)) as source:
-                name = file_name(state.id, batch.number, batch.attempt + 1)
-                uploaded[batch.number] = provider.upload(source, name)
+            name = file_name(state.id, batch.number, batch.attempt + 1)
+            try:
+                with files.store.open(files.requests(batch)) as source:
+                    uploaded[batch.number] = provider.upload(source, name)
+            except ProviderError as error:
+                problems.append(error)
+                if not error.refused or isinstance(error, ProviderAuthError):
+                    break
+                refused[batch.number] = turned_away(batch, now(), error.retry_after)
+                continue
             log(f"uploaded batch {batch.number}: {batch.requests:,} requests, {batch.size / 1e6:.1f} MB")
             if now() - since > _COMMIT_EVERY:
                 done, uploaded, since = uploaded, {}, now()
                 _record(provider, files, done)
     finally:
         state = _record(provider, files, uploaded)
+    if refused:
+        state = files.change(
+            lambda newest: {
+                b.number: refused[b.number] for b in newest.batches if b.number in refused and b == before[b.number]
+            }
+        )
     return state
 
 

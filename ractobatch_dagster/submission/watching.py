@@ -5,6 +5,7 @@ Each submission is on its own: what goes wrong with one is told, and the others 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
@@ -60,6 +61,7 @@ class Watch:
         patience: When a delay is an alarm.
         now: Seconds since 1970.
         enough: Whether the time is up.
+        half: Whether half of it is.
         turn: Which of many batches are asked for first.
         notes: What happened, a sentence each.
         alarms: By table, what a person should look at.
@@ -70,6 +72,7 @@ class Watch:
     patience: Patience
     now: float
     enough: Callable[[], bool] = lambda: False
+    half: Callable[[], bool] = lambda: False
     turn: int = 0
     notes: list[str] = field(default_factory=list)
     alarms: dict[str, list[str]] = field(default_factory=dict)
@@ -77,6 +80,9 @@ class Watch:
     def step(self, found: Collection[Open]) -> list[Open]:
         """Look at these submissions, do what is light, and return them as they are then."""
         mine = [one for one in found if self._is_ours(one)]
+        if mine:  # whoever is not reached this time is not always the same
+            first = random.Random(self.turn).randrange(len(mine))
+            mine = mine[first:] + mine[:first]
         looked = self._look(mine)
         stepped = []
         for number, one in enumerate(mine):
@@ -99,7 +105,7 @@ class Watch:
     def _look(self, found: Sequence[Open]) -> Looked:
         wanted = {b.batch_id for one in found for b in one.state.batches if b.stage == "running" and b.batch_id}
         try:
-            looked = look(self.provider, wanted, calls=_CALLS, turn=self.turn, enough=self.enough)
+            looked = look(self.provider, wanted, calls=_CALLS, turn=self.turn, enough=self.half)
         except RactobatchError as error:
             self.notes.append(str(error))
             return Looked()
@@ -128,9 +134,19 @@ class Watch:
                 state = one.files.state()  # what was done all the same
             except RactobatchError as unreadable:
                 self.notes.append(f"{one.owner.asset}: {unreadable}")
-        for text in alarms(state, self.now, self.patience):
+        for text in self._alarms(one.files, state):
             self.alarm(one, text)
         return Open(one.owner, one.files, state, one.keys)
+
+    def _alarms(self, files: SubmissionFiles, state: SubmissionState) -> list[str]:
+        """What is wrong with a submission, and with those that it replaces and waits for."""
+        found = alarms(state, self.now, self.patience)
+        for predecessor in (files.sibling(id_) for id_ in state.predecessors):
+            try:
+                found += self._alarms(predecessor, predecessor.state())
+            except RactobatchError as error:
+                found.append(f"submission {state.id}: {error}")
+        return found
 
     def alarm(self, one: Open, text: str) -> None:
         """Note what a person should look at."""

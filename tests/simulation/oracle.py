@@ -119,7 +119,7 @@ class _Judge:
     def _in_doubt(self, batch: Batch) -> bool:
         """Whether the engine says of itself that it cannot know of this batch: its create is still unresolved."""
         return any(
-            one.stage == "creating" and f"{state.id}-{one.number:05d}-{one.attempt}." in batch.file_name
+            one.stage == "creating" and f"{state.id}-{one.number:05d}-{one.attempt}-" in batch.file_name
             for state in self.states.values()
             for one in state.batches
         )

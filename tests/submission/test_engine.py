@@ -13,7 +13,7 @@ import msgspec
 import pandas as pd
 import pytest
 
-from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.errors import ConfigurationError, ProviderError
 from ractobatch_dagster.local import CallFault, Faults, LocalServer
 from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
@@ -39,10 +39,17 @@ class Bench:
         self.store = Store(root)
         self.table = TableFiles(self.store, "answers")
         self.clock = time.time()
+        self.kind: str | None = None
 
     def engine(self, **account: object) -> Engine:
         """An engine as another process would have it."""
-        given = {"api_key": self.server.api_key, "base_url": self.server.base_url, "max_retries": 4, **account}
+        given = {
+            "api_key": self.server.api_key,
+            "base_url": self.server.base_url,
+            "max_retries": 4,
+            "kind": self.kind,
+            **account,
+        }
         provider = Provider(Account(**given), sleep=lambda _: None)
         return Engine(self.store, provider, limits=LIMITS, now=lambda: self.clock)
 
@@ -328,3 +335,18 @@ def test_one_failing_step_stops_no_other(bench: Bench) -> None:
     bench.server.faults = Faults()
     bench.clock += 1000
     assert bench.finish(files) == ["ok"] * 20
+
+
+def test_another_provider_is_not_asked_about_a_submission(bench: Bench, tmp_path: Path) -> None:
+    """What was sent to one server is neither sought nor sent at another, whatever the resource says now."""
+    bench.server.faults = Faults(lost_create_replies=1, list_lag=3600)
+    files = bench.open("a")
+    with pytest.raises(ProviderError):
+        bench.engine().advance(files, steps=SUBMIT)
+    with LocalServer(tmp_path / "other") as other:
+        stranger = bench.engine(base_url=other.base_url, api_key=other.api_key)
+        bench.clock += 10_000
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match="was sent to"):
+                stranger.advance(files)
+        assert not other.calls

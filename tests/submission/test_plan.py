@@ -99,8 +99,8 @@ def test_only_an_aged_intent_is_resolved() -> None:
 
 
 def test_a_writer_that_gave_up_is_not_waited_for() -> None:
-    """An intent at time 0 says that its own writer does not know what came of it."""
-    assert plan(submission(batch(intent=Intent(writer="w", at=0.0))), NOW) == [Resolve((0,))]
+    """It says itself that it does not know what came of it."""
+    assert plan(submission(batch(intent=Intent(writer="w", at=NOW, given_up=True))), NOW) == [Resolve((0,))]
 
 
 def test_running_is_polled_and_ended_is_collected() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ractobatch_dagster.errors import SubmissionConflictError
-from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.errors import InvalidInputError, ProviderError, SubmissionConflictError
+from ractobatch_dagster.local import CallFault, Faults, LocalServer
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.engine import LIGHT, SUBMIT
@@ -142,3 +142,39 @@ def test_a_batch_made_from_a_deleted_file_is_sent_again(slow: Bench) -> None:
     assert found.stage == "running"
     assert after_look(found, RemoteBatch("b", BatchStatus.FAILED), 3.0).stage == "planned"
     assert after_look(found, RemoteBatch("b", BatchStatus.COMPLETED), 3.0).stage == "ended"
+
+
+def test_nothing_gives_way_to_rows_that_cannot_be_sent(slow: Bench) -> None:
+    """The new rows are sealed before the old ones are stopped: one that is too large stops nothing."""
+    first = slow.open("a")
+    with pytest.raises(InvalidInputError):
+        slow.open("x" * 2_000_000)
+    assert not first.state().cancelled
+
+
+def test_the_same_rows_after_a_cancel_are_sent(slow: Bench) -> None:
+    """Whoever submits again after cancelling wants answers: what was not answered goes out, the rest is taken over."""
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    wait_for(lambda: slow.server.billed.total())  # noqa: PLW0108 (`billed` is a copy)
+    slow.engine().cancel(first)
+    again = slow.open("a", "b")
+    assert again.id != first.id
+    slow.server._running.work.model.gate.set()
+    slow.finish(again)
+    assert slow.answers(again) == ["ok", "ok"]
+    assert slow.server.billed.total() == 2
+
+
+def test_abandoning_reaches_what_is_waited_for(slow: Bench) -> None:
+    """A predecessor whose create is unknown would be waited for for ever."""
+    no_list = CallFault("GET", "/v1/batches", status=404)
+    slow.server.faults = Faults(lost_create_replies=1, calls=[no_list])
+    first = slow.open("a")
+    with pytest.raises(ProviderError):
+        slow.engine().advance(first, steps=SUBMIT)
+    second = slow.open("b", on_change="replace")
+    with pytest.raises(ProviderError, match="--abandon"):
+        slow.engine().advance(second)
+    slow.engine().cancel(second, abandon=True)
+    assert slow.engine().advance(second).collected

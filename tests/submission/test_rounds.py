@@ -105,6 +105,7 @@ def test_answers_that_the_provider_has_deleted_are_missing_and_asked_again(bench
 
 def test_a_batch_of_another_account_is_not_taken_for_lost(bench: Bench, tmp_path: Path) -> None:
     """A provider that knows neither file nor batch may simply be the wrong one: an error, and nothing is sent again."""
+    bench.kind = "local"  # whose address does not count
     files = bench.open("a")
     engine = bench.engine()
     while not files.state().ready:
@@ -120,6 +121,7 @@ def test_a_batch_of_another_account_is_not_taken_for_lost(bench: Bench, tmp_path
 
 def test_a_batch_that_the_provider_does_not_know_can_be_abandoned(bench: Bench, tmp_path: Path) -> None:
     """Only on request: its rows are missing then, and the table can land."""
+    bench.kind = "local"  # whose address does not count
     files = bench.open("a", max_rounds=0)
     bench.engine().advance(files, steps=HEAVY - {Poll})
     with LocalServer(tmp_path / "other") as other:
