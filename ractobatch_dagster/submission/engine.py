@@ -408,8 +408,10 @@ def _recorded(newest: BatchState, known: BatchState) -> BatchState:
     """A batch that is still our intent, with what came of it. Somebody may have fenced it off meanwhile."""
     if newest.attempt != known.attempt:
         return newest
-    if newest.intent is None or newest.intent.fenced_at is None or known.batch_id:
+    if newest.intent is None or newest.intent.fenced_at is None:
         return known
+    if known.batch_id:
+        return msgspec.structs.replace(known, fenced=True)
     return newest if known.stage == "creating" else requeued(known, known.not_before)
 
 

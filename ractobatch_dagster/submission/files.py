@@ -146,4 +146,4 @@ def read_parquet(store: Store, path: str) -> pa.Table | None:
     import pyarrow.parquet as pq
 
     data = store.read(path)
-    return None if data is None else pq.read_table(pa.BufferReader(data))
+    return None if data is None else pq.read_table(pa.BufferReader(data), use_threads=False)

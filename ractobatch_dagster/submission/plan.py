@@ -174,7 +174,7 @@ def seen(batch: BatchState, remote: RemoteBatch, now: float = 0.0) -> BatchState
 def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState:
     """As `seen`; a batch that failed for want of quota goes back into the queue, for that is how OpenAI refuses one.
 
-    So does one that failed for want of the input file which we had deleted: some servers create it all the same.
+    So does one that failed for want of its input file, which we may have deleted: some servers create it all the same.
     """
     if batch.stage != "ended" and _hides_its_files(remote):
         if not batch.ended_at:
@@ -186,10 +186,10 @@ def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState
         after = msgspec.structs.replace(after, fenced=True)
     if after.status is not BatchStatus.FAILED or after.file_ids:
         return after
-    if any(map(_is_queue_full, after.issues)):
+    if after.fenced or any(_is_queue_full(issue) or _is_file_gone(issue) for issue in after.issues):
         waiting = turned_away(after, now)
         return requeued(waiting, waiting.not_before)
-    return requeued(after) if after.fenced else after
+    return after
 
 
 def _hides_its_files(remote: RemoteBatch) -> bool:
@@ -239,6 +239,11 @@ def strays(state: SubmissionState, others: Iterable[RemoteBatch]) -> tuple[dict[
         elif not remote.status.terminal and remote.status is not BatchStatus.CANCELLING:
             surplus.append(remote)
     return adopted, surplus
+
+
+def _is_file_gone(issue: Issue) -> bool:
+    text = issue.message.lower()
+    return issue.line is None and any(words in text for words in ("cannot find file", "file not found", "no such file"))
 
 
 def _is_queue_full(issue: Issue) -> bool:

@@ -244,6 +244,8 @@ class World:
             ]
         elif batch.fate == "queue":
             batch.issues = [{"message": "Enqueued token limit reached for m", "code": "token_limit_exceeded"}]
+        elif batch.fate == "missing file":
+            batch.issues = [{"message": f"Cannot find file {batch.input_file_id}.", "code": "validation_failed"}]
         else:
             batch.issues = [{"message": "The batch could not be validated.", "code": "validation_failed"}]
         self._becomes(batch, "failed")

@@ -350,3 +350,13 @@ def test_another_provider_is_not_asked_about_a_submission(bench: Bench, tmp_path
             with pytest.raises(ConfigurationError, match="was sent to"):
                 stranger.advance(files)
         assert not other.calls
+
+
+def test_a_batch_that_fails_for_want_of_its_file_is_sent_again(bench: Bench) -> None:
+    """Some servers create a batch whose input file is gone, and fail it: nothing of it ran."""
+    files = bench.open("a", max_rounds=0)
+    state = bench.engine().advance(files, steps={Upload})
+    bench.server.faults = Faults(missing_file_accepted=True)
+    bench.engine()._provider.delete_file(str(state.batches[0].file_id))
+    assert bench.finish(files) == ["ok"]
+    assert len(bench.server.batches()) == 2
