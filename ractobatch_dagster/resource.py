@@ -166,6 +166,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         log: Callable[[str], None],
         provider: Provider | None = None,
         enough: Callable[[], bool] = lambda: False,
+        largest_upload: float = float("inf"),
     ) -> Engine:
         """An engine that steps submissions on this account and store."""
         from ractobatch_dagster.submission.engine import Engine
@@ -177,6 +178,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             now=self.now,
             log=log,
             enough=enough,
+            largest_upload=largest_upload,
         )
 
     def _address(self) -> tuple[str | None, str | None]:

@@ -27,6 +27,9 @@ _TICK_SECONDS = 40.0
 _CALL_SECONDS, _RETRY_SECONDS = 8.0, 4.0
 """How long one try of a call to the provider may take in a tick, of which there are two, and the pause between them."""
 
+_LARGEST_UPLOAD = 20e6
+"""Bytes of an input file that a tick uploads; for a larger one it asks for a run."""
+
 _SAID = 20
 """How many sentences the skip reason has."""
 
@@ -83,7 +86,7 @@ def _tick(
     def enough() -> bool:
         return time.monotonic() > end
 
-    engine = resource.engine(log=context.log.info, provider=provider, enough=enough)
+    engine = resource.engine(log=context.log.info, provider=provider, enough=enough, largest_upload=_LARGEST_UPLOAD)
     watch = Watch(
         provider, engine, resource.patience, now, enough, half=lambda: time.monotonic() > end - _TICK_SECONDS / 2
     )
@@ -96,7 +99,7 @@ def _tick(
             break
         found += _open(context, TableFiles(resource.store, asset), watch)
     stepped = watch.step(found)
-    ready = [one for one in stepped if one.state.collected or one.state.ready]
+    ready = [one for one in stepped if one.state.collected or one.state.ready or _needs_an_upload(one, now)]
     requests = run_requests(context, ready, watch)
     origin = context.code_location_origin
     sensor = f"{name} of {origin.location_name}" if origin else name
@@ -117,6 +120,12 @@ def _tick(
         said = [*said[:_SAID], f"and {len(said) - _SAID} more, in the log"]
     skip_reason = None if requests else "; ".join(text.rstrip(".") for text in said) or "No submission is open."
     return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
+
+
+def _needs_an_upload(one: Open, now: float) -> bool:
+    """Whether an input file that is too large for a tick waits to be uploaded: of a run that died, or a full queue."""
+    waiting = (batch for batch in one.state.batches if batch.stage == "planned" and batch.not_before <= now)
+    return not one.state.cancelled and any(batch.size > _LARGEST_UPLOAD for batch in waiting)
 
 
 def _assets(context: dg.SensorEvaluationContext, resource_key: str) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import pytest
 
 from ractobatch_dagster import batch_asset, build_batch_sensor
 from ractobatch_dagster.local import Faults, LocalServer
@@ -127,3 +128,19 @@ def test_a_table_run_that_never_ends_is_told_of() -> None:
     assert next_attempt((None, None), [run], order, 1000.0 + 3600)[1:] == ("its table run is under way", None)
     _, _, given_up = next_attempt((None, None), [run], order, 1000.0 + 4 * 3600)
     assert "terminate it" in str(given_up)
+
+
+def test_a_large_input_file_is_uploaded_by_a_run(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick has no time for it; it asks for a run of the table, which uploads and creates and ends without a table."""
+    monkeypatch.setattr("ractobatch_dagster.sensor._LARGEST_UPLOAD", 10.0)
+    project = Project(batch_server, tmp_path, ASSETS, max_retries=0)
+    batch_server.faults = Faults(outage=100)
+    project.run("one_submission")
+    batch_server.faults = Faults()
+    (request,) = project.requests()
+    assert not batch_server.files()
+    assert project.launch(request).success
+    assert len(batch_server.batches()) == 1
+    project.land()

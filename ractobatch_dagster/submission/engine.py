@@ -77,6 +77,7 @@ class Engine:
         now: The clock, in seconds since 1970; the store's own, so that all machines agree.
         log: Told what is happening, one line each.
         enough: Whether to stop here, asked before each call to the provider; what is left is for the next time.
+        largest_upload: Input files of more bytes are left for somebody with more time.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Engine:
         now: Callable[[], float] = time.time,
         log: Callable[[str], None] = lambda _: None,
         enough: Callable[[], bool] = lambda: False,
+        largest_upload: float = float("inf"),
     ) -> None:
         self._store = store
         self._provider = provider
@@ -97,6 +99,7 @@ class Engine:
         self._now = now
         self._log = log
         self._enough = enough
+        self._largest_upload = largest_upload
         self._writer = new_writer()
 
     @property
@@ -184,7 +187,8 @@ class Engine:
         if isinstance(step, Resolve):
             return resolve(provider, files, state, step.batches, now, log, self._enough)
         if isinstance(step, Upload):
-            return upload(provider, files, state, step.batches, now, log, self._enough, problems)
+            small = [b.number for b in state.batches if b.number in step.batches and b.size <= self._largest_upload]
+            return upload(provider, files, state, small, now, log, self._enough, problems) if small else state
         if isinstance(step, Create):
             return self._create(files, step, problems)
         if isinstance(step, Poll):
