@@ -64,12 +64,10 @@ class Resource:
         """Few requests to a batch."""
         return Limits(max_requests=self._stage.setting.per_batch, max_bytes=1_000_000)
 
-    def engine(self, *, log: Any, provider: Provider | None = None, enough: Any = lambda: False) -> Engine:
+    def engine(self, *, log: Any, provider: Provider | None = None, **options: Any) -> Engine:
         """As `OpenAIBatchResource.engine`."""
         stage = self._stage
-        return Engine(
-            stage.store, provider or stage.provider, limits=self.limits(), now=self.now, log=log, enough=enough
-        )
+        return Engine(stage.store, provider or stage.provider, limits=self.limits(), now=self.now, log=log, **options)
 
 
 @dataclass(slots=True)
