@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,22 +83,20 @@ class Cutter:
             )
         if self._requests >= self._limits.max_requests or self._size + len(line) > self._limits.max_bytes:
             self._finish()
-        with self._writing():
+        try:
             if self._file is None:
                 self._file = self._path.open("wb", buffering=1 << 18)
             self._file.write(line)
+        except OSError as error:
+            raise self._full(error) from error
         self._requests += 1
         self._size += len(line)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"Could not write {self._path}, where input files are made: {error}. Is the disk full? TMPDIR names "
-                "another folder. Nothing was sent."
-            ) from error
+    def _full(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"Could not write {self._path}, where input files are made: {error}. Is the disk full? TMPDIR names "
+            "another folder. Nothing was sent."
+        )
 
     @property
     def _path(self) -> Path:
@@ -107,8 +105,10 @@ class Cutter:
     def _finish(self) -> None:
         if self._file is None:
             return
-        with self._writing():
+        try:
             self._file.close()
+        except OSError as error:
+            raise self._full(error) from error
         cut = CutFile(self._number, self._requests, self._size)
         self._done(cut, self._path)
         self._path.unlink()

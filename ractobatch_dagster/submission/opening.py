@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import CutFile, Cutter, Limits
-from ractobatch_dagster.requests.encode import encode_line, request_hash
+from ractobatch_dagster.requests.encode import Encoder, request_hash
 from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH, digest
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, write_parquet
 from ractobatch_dagster.submission.meeting import Meeting, meet, withdraw
@@ -163,12 +163,13 @@ def _with_hashes(rows: pa.Table, terms: Terms, key: str | None) -> pa.Table:
     import pyarrow as pa
 
     hashes: list[str | None] = []
+    encoder = Encoder(terms.provider, terms.template)
     for index, prompt in enumerate(_prompts(rows)):
         if not prompt or not prompt.strip():
             hashes.append(None)
             continue
         try:
-            hashes.append(request_hash(terms.provider, terms.template.endpoint, terms.template.body(prompt)))
+            hashes.append(encoder.hash(encoder.escaped(prompt)))
         except InvalidInputError as error:
             where = f"row {index}" + (f" of partition {key!r}" if key is not None else "")
             raise InvalidInputError(f"{where}: {error}", row=index) from error
@@ -204,6 +205,7 @@ def _seal(
     reuse = Reuse(_paid(table, state, partitions, met.giving_way) if terms.reuse else ())
     held = bool(met.replaced)  # no batch is planned before what is replaced has ended
 
+    encoder = Encoder(terms.provider, terms.template)
     starts: list[PartitionRows] = []
     first_of: dict[str, str] = {}
     ids: list[str | None] = []
@@ -220,7 +222,7 @@ def _seal(
                     custom_id = first_of.setdefault(hash_, custom_id)
                 ids.append(custom_id)
                 if custom_id == f"row-{start + index:08d}" and not reuse.take(hash_, custom_id):
-                    line = encode_line(custom_id, terms.template.body(prompt), endpoint=terms.template.endpoint)
+                    line = encoder.line(custom_id, encoder.escaped(prompt))
                     cutter.add(line, what=f"row {index}" + (f" of partition {key!r}" if key is not None else ""))
             start += len(rows)
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ractobatch_dagster.errors import InvalidInputError
+from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Cutter, Limits
-from ractobatch_dagster.requests.encode import encode_line, request_hash
+from ractobatch_dagster.requests.encode import Encoder, encode_line, request_hash
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
@@ -30,6 +31,20 @@ def test_a_line_says_what_was_asked(custom_id: str, body: dict[str, Any]) -> Non
     assert line.endswith(b"\n")
     assert len(line.decode().splitlines()) == 1
     assert json.loads(line) == {"custom_id": custom_id, "method": "POST", "url": "/v1/x", "body": body}
+
+
+@given(
+    text=TEXT | st.text(st.sampled_from('a"\\\n\x00\x1f\x7f\x85\u2028\u2029\xe9\U0001f642')),
+    system=st.none() | TEXT | st.sampled_from(["prompt-0", "\x00", 'say "prompt-0"']),
+    extra=st.dictionaries(TEXT, JSON, max_size=2),
+)
+def test_a_template_rendered_once_gives_the_same_bytes(text: str, system: str | None, extra: dict[str, Any]) -> None:
+    """The quick way and the plain way write the same line and the same hash, whatever is in text and template."""
+    template = RequestTemplate("m", system, extra={key: value for key, value in extra.items() if key != "messages"})
+    encoder, body = Encoder("p", template), template.body(text)
+    escaped = encoder.escaped(text)
+    assert encoder.line("row-00000001", escaped) == encode_line("row-00000001", body, endpoint=template.endpoint)
+    assert encoder.hash(escaped) == request_hash("p", template.endpoint, body)
 
 
 def test_other_alphabets_are_not_escaped() -> None:
