@@ -202,7 +202,7 @@ def _text(value: Any) -> str | None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:
         text = "[nested too deep]"
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _int(value: Any) -> int | None:

@@ -10,6 +10,7 @@ from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import Issue
 from ractobatch_dagster.results.classify import Outcome, classify, no_line
 from ractobatch_dagster.results.lines import BadLine
+from ractobatch_dagster.results.quick import Answered
 
 __all__ = ["BAD", "DUPLICATE", "UNKNOWN", "join_lines", "refused"]
 
@@ -20,7 +21,7 @@ DUPLICATE = "further lines for the same custom_id"
 
 def join_lines(
     asked: Iterable[str],
-    lines: Iterable[dict[str, Any] | BadLine],
+    lines: Iterable[Answered | dict[str, Any] | BadLine],
     status: BatchStatus,
     odd: Callable[[str, bytes], None] = lambda what, line: None,
 ) -> dict[str, Outcome]:
@@ -37,16 +38,20 @@ def join_lines(
         if isinstance(line, BadLine):
             odd(BAD, line.data)
             continue
-        outcome = classify(line)
+        outcome = line.outcome if isinstance(line, Answered) else classify(line)
         if outcome.custom_id not in answered:
-            odd(UNKNOWN, json.dumps(line).encode())
+            odd(UNKNOWN, _bytes(line))
             continue
         earlier = answered[outcome.custom_id]
         if earlier is not None:
-            odd(DUPLICATE, json.dumps(line).encode())
+            odd(DUPLICATE, _bytes(line))
         if earlier is None or (outcome.status == "ok" and earlier.status != "ok"):
             answered[outcome.custom_id] = outcome
     return {custom_id: found or no_line(custom_id, status) for custom_id, found in answered.items()}
+
+
+def _bytes(line: Answered | dict[str, Any]) -> bytes:
+    return line.data if isinstance(line, Answered) else json.dumps(line).encode()
 
 
 def refused(asked: Iterable[str], issues: Iterable[Issue]) -> dict[str, Outcome]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BadLine", "raw_lines", "read_lines"]
+__all__ = ["BadLine", "raw_lines", "read_line", "read_lines"]
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -35,10 +35,16 @@ def raw_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def read_lines(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | BadLine]:
     """Each line as the object it holds; empty lines are passed over."""
-    for number, line in enumerate(raw_lines(chunks), start=1):
-        data = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
-        if data:
-            yield _read(number, data)
+    for number, data in enumerate(raw_lines(chunks), start=1):
+        line = read_line(number, data)
+        if line is not None:
+            yield line
+
+
+def read_line(number: int, data: bytes) -> dict[str, Any] | BadLine | None:
+    """What one line holds; `None` where it is empty."""
+    data = data.removeprefix(_BOM).strip() if number == 1 else data.strip()
+    return _read(number, data) if data else None
 
 
 def _read(number: int, data: bytes) -> dict[str, Any] | BadLine:

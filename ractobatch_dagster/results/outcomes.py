@@ -43,12 +43,15 @@ def outcomes_table(outcomes: Iterable[tuple[Outcome, str | None, int]]) -> pa.Ta
     """Outcomes, each with the batch that it came from and its round, as one table."""
     import pyarrow as pa
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for outcome, batch_id, round_ in outcomes:
-            row: dict[str, Any] = {name: getattr(outcome, name) for name in (CUSTOM_ID, "status", *_TEXTS, *_TOKENS)}
-            yield {**row, "batch_id": batch_id, "round": round_, "reused": False}
-
-    return pa.Table.from_pylist(list(rows()), schema=OUTCOMES())
+    judged = list(outcomes)
+    found = [one for one, _, _ in judged]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(one, name) for one in found] for name in (CUSTOM_ID, "status", *_TEXTS, *_TOKENS)
+    }
+    columns["batch_id"] = [batch_id for _, batch_id, _ in judged]
+    columns["round"] = [round_ for _, _, round_ in judged]
+    columns["reused"] = [False] * len(judged)
+    return pa.Table.from_pydict(columns, schema=OUTCOMES())
 
 
 def answers(rows: pa.Table, outcomes: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:

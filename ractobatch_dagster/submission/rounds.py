@@ -17,8 +17,9 @@ from ractobatch_dagster.requests.cut import Cutter, Limits
 from ractobatch_dagster.requests.encode import json_line
 from ractobatch_dagster.results.classify import Outcome, no_line
 from ractobatch_dagster.results.join import join_lines, refused
-from ractobatch_dagster.results.lines import raw_lines, read_lines
+from ractobatch_dagster.results.lines import raw_lines
 from ractobatch_dagster.results.outcomes import outcomes_table
+from ractobatch_dagster.results.quick import answer_lines
 from ractobatch_dagster.submission.files import SubmissionFiles, write_parquet
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
@@ -115,7 +116,7 @@ def _judge(files: SubmissionFiles, batch: BatchState, odd: _Odd) -> dict[str, Ou
         return refused(asked, batch.issues)
     status = batch.status or BatchStatus.COMPLETED
     there = batch.file_ids and (not batch.gone or files.store.exists(files.responses(batch.number)))
-    lines = read_lines(files.store.chunks(files.responses(batch.number)) if there else ())
+    lines = answer_lines(files.store.chunks(files.responses(batch.number)) if there else ())
     outcomes = join_lines(asked, lines, status, lambda what, line: odd.keep(batch, what, line))
     if batch.gone:
         for outcome in outcomes.values():
@@ -139,7 +140,11 @@ def _again(state: SubmissionState, histories: Mapping[str, _History]) -> dict[st
 def request_lines(files: SubmissionFiles, batch: BatchState) -> Iterator[tuple[str, bytes]]:
     """The lines of a batch's input file, each with its `custom_id`."""
     for line in raw_lines(files.store.chunks(files.requests(batch))):
-        yield msgspec.json.decode(line, type=_Named).custom_id, line
+        end = line.find(b'"', len(_START))
+        if line.startswith(_START) and b"\\" not in line[:end]:
+            yield line[len(_START) : end].decode(), line
+        else:
+            yield msgspec.json.decode(line, type=_Named).custom_id, line
 
 
 def _next_round(
@@ -204,6 +209,9 @@ def cut_batches(
             cutter.add(line + b"\n", what=custom_id)
     planned += [of(cut.number, cut.requests, cut.size) for cut in cutter.files]
     return tuple(planned)
+
+
+_START = b'{"custom_id":"'
 
 
 class _Named(msgspec.Struct):
