@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
 from ractobatch_dagster.results.classify import parse_text
 from ractobatch_dagster.results.cost import batch_cost
+from ractobatch_dagster.results.outcomes import OUTCOMES
 from ractobatch_dagster.results.schema import Column, model_columns
 
 if TYPE_CHECKING:
@@ -75,92 +76,102 @@ def result_table(
         One row per row of `rows`, in the same order.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    known = {row[CUSTOM_ID]: row for table in outcomes for row in table.to_pylist()}
+    known = pa.concat_tables(outcomes) if outcomes else OUTCOMES().empty_table()
     columns = model_columns(output_type) if output_type else []
-    parsed = {custom_id: _typed(row, output_type, columns) for custom_id, row in known.items()}
-
-    ids = rows[CUSTOM_ID].to_pylist()
-    asked: set[str] = set()
-    block: list[dict[str, Any]] = []
-    for custom_id in ids:
-        block.append(_llm_row(known.get(custom_id), copy=custom_id in asked, asked=custom_id is not None))
-        asked.add(custom_id)
-
-    mine = [name for name in rows.column_names if name not in (CUSTOM_ID, REQUEST_HASH)]
-    result = rows.select(mine)
-    for column in columns:
-        values = [(parsed.get(i) or {}).get(column.name) for i in ids]
-        result = result.append_column(column.field(), pa.array(values, type=column.type))
-    given = {REQUEST_HASH: rows[REQUEST_HASH], CUSTOM_ID: rows[CUSTOM_ID]}
+    known, typed = _typed(known, output_type, columns)
+    place = pc.index_in(rows[CUSTOM_ID], value_set=known[CUSTOM_ID].combine_chunks(), skip_nulls=True)
+    found = known.append_column("cost", _costs(known)).take(place)
+    given = {
+        **_block(found, rows[CUSTOM_ID]),
+        "llm_fingerprint": pa.array([fingerprint] * len(rows)),
+        REQUEST_HASH: rows[REQUEST_HASH],
+        CUSTOM_ID: rows[CUSTOM_ID],
+    }
+    result = rows.select([name for name in rows.column_names if name not in (CUSTOM_ID, REQUEST_HASH)])
+    for column, values in zip(columns, typed, strict=True):
+        result = result.append_column(column.field(), pa.array(values, type=column.type).take(place))
     for field in llm_fields():
-        if field.name in given:
-            values = given[field.name].cast(field.type)
-        elif field.name == "llm_fingerprint":
-            values = pa.array([fingerprint] * len(rows), type=field.type)
-        else:
-            values = pa.array([row[field.name] for row in block], type=field.type)
-        result = result.append_column(field, values)
+        result = result.append_column(field, _as_type(given[field.name], field.type))
     return result
 
 
-def _typed(
-    row: dict[str, Any], output_type: type[BaseModel] | None, columns: Sequence[Column]
-) -> dict[str, Any] | None:
-    """The answer's columns; marks the outcome `invalid_output` where the text fits neither the model nor them."""
-    if output_type is None or row["status"] != "ok":
-        return None
-    value, problem = parse_text(row["text"], output_type)
-    try:
-        if value is not None:
-            return {column.name: column.convert(getattr(value, column.name)) for column in columns}
-    except (ValueError, TypeError, ArithmeticError) as error:
-        problem = str(error)
-    row["status"], row["error_code"], row["error"] = "invalid_output", "invalid_output", problem
-    return None
+def _as_type(values: Any, kind: pa.DataType) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(values.type):
+        values = pc.dictionary_encode(values)
+    return values.cast(kind)
 
 
-def _llm_row(outcome: dict[str, Any] | None, *, copy: bool, asked: bool) -> dict[str, Any]:
-    """One row of the fixed block. A copy of another row's answer costs nothing, so its tokens count as 0."""
-    if outcome is None:
-        return {**_NOTHING, "llm_status": "missing" if asked else "skipped"}
-    reused = copy or outcome["reused"]
-    tokens = {
-        f"llm_{name}": 0 if reused and outcome[name] is not None else outcome[name]
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-    }
-    used = (outcome["prompt_tokens"], outcome["cached_tokens"], outcome["completion_tokens"])
-    # a request that failed without any usage was not billed
-    cost = 0.0 if used[0] is None and outcome["status"] != "ok" else batch_cost(outcome["model"], *used)
-    return {
-        **tokens,
-        "llm_status": outcome["status"],
-        "llm_text": outcome["text"],
-        "llm_error_code": outcome["error_code"],
-        "llm_error": outcome["error"],
-        "llm_finish_reason": outcome["finish_reason"],
-        "llm_model": outcome["model"],
-        "llm_cost_usd": 0.0 if reused else cost,
-        "llm_batch_id": outcome["batch_id"],
-        "llm_request_id": outcome["request_id"],
-        "llm_round": outcome["round"],
+def _block(found: pa.Table, custom_ids: pa.ChunkedArray) -> dict[str, Any]:
+    """The fixed block but for what is the same in every row.
+
+    A copy of another row's answer, or of an earlier submission's, costs nothing, so its tokens count as 0.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    asked = pc.is_valid(custom_ids)
+    copies = pa.array(custom_ids.to_pandas().duplicated()) if len(custom_ids) else pa.array([], pa.bool_())
+    reused = pc.and_(asked, pc.or_(copies, pc.fill_null(found["reused"], False)))
+    block: dict[str, Any] = {
+        "llm_status": pc.coalesce(found["status"], pc.if_else(asked, "missing", "skipped")),
+        "llm_cost_usd": pc.if_else(pc.or_(reused, pc.is_null(found[CUSTOM_ID])), 0.0, found["cost"]),
         "llm_reused": reused,
     }
+    for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"):
+        spent = found[name]
+        block[f"llm_{name}"] = pc.if_else(pc.and_(reused, pc.is_valid(spent)), 0, spent)
+    for name in ("text", "error_code", "error", "finish_reason", "model", "batch_id", "request_id", "round"):
+        block[f"llm_{name}"] = found[name]
+    return block
 
 
-_NOTHING: dict[str, Any] = {
-    "llm_text": None,
-    "llm_error_code": None,
-    "llm_error": None,
-    "llm_finish_reason": None,
-    "llm_model": None,
-    "llm_prompt_tokens": None,
-    "llm_cached_tokens": None,
-    "llm_completion_tokens": None,
-    "llm_reasoning_tokens": None,
-    "llm_cost_usd": 0.0,
-    "llm_batch_id": None,
-    "llm_request_id": None,
-    "llm_round": None,
-    "llm_reused": False,
-}
+def _costs(known: pa.Table) -> pa.Array:
+    """What each request cost; null where its model's price is not known."""
+    import pyarrow as pa
+
+    names = ("status", "model", "prompt_tokens", "cached_tokens", "completion_tokens")
+    costs = [
+        # a request that failed without any usage was not billed
+        0.0 if read is None and status != "ok" else batch_cost(model, read, cached, made)
+        for status, model, read, cached, made in zip(*(known[name].to_pylist() for name in names), strict=True)
+    ]
+    return pa.array(costs, pa.float64())
+
+
+def _typed(
+    known: pa.Table, output_type: type[BaseModel] | None, columns: Sequence[Column]
+) -> tuple[pa.Table, list[list[Any]]]:
+    """The answers' columns, and the outcomes, of which those are `invalid_output` whose text fits not."""
+    import pyarrow as pa
+
+    typed: list[list[Any]] = [[] for _ in columns]
+    if output_type is None:
+        return known, typed
+    statuses, codes, errors = (known[name].to_pylist() for name in ("status", "error_code", "error"))
+    for number, text in enumerate(known["text"].to_pylist()):
+        values, problem = _values(text, output_type, columns) if statuses[number] == "ok" else (None, None)
+        if problem is not None:
+            statuses[number], codes[number], errors[number] = "invalid_output", "invalid_output", problem
+        for place, column in enumerate(typed):
+            column.append(None if values is None else values[place])
+    for name, changed in (("status", statuses), ("error_code", codes), ("error", errors)):
+        known = known.set_column(known.schema.get_field_index(name), name, pa.array(changed, pa.string()))
+    return known, typed
+
+
+def _values(
+    text: str | None, output_type: type[BaseModel], columns: Sequence[Column]
+) -> tuple[list[Any] | None, str | None]:
+    """One answer's values, or what is wrong with it: the text fits neither the model nor the columns."""
+    value, problem = parse_text(text, output_type)
+    try:
+        if value is not None:
+            return [column.convert(getattr(value, column.name)) for column in columns], None
+    except (ValueError, TypeError, ArithmeticError) as error:
+        problem = str(error)
+    return None, problem or "it does not fit"
