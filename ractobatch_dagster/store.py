@@ -24,7 +24,7 @@ from ractobatch_dagster.secrecy import MASK, holds_secret, redacted, secrets_in
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-_BUFFER = 1 << 20
+_BUFFER, _CHUNK = 1 << 20, 1 << 22
 _CLOCK, _PROBE = "clock", "probe"
 _SECRET_OPTION = re.compile("key|secret|token|password|sas|credential", re.IGNORECASE)
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -143,14 +143,22 @@ class Store:
         """The object's bytes as a stream of chunks."""
         import obstore
 
+        if self.local_path is not None:
+            with self.open(path) as source:
+                while True:
+                    with self._doing("read", path):
+                        chunk = source.read(_CHUNK)
+                    if not chunk:
+                        return
+                    yield chunk
         with self._doing("read", path):
             stream = iter(obstore.get(self._store, path))
         while True:
             with self._doing("read", path):
-                chunk = next(stream, None)
-            if chunk is None:
+                piece = next(stream, None)
+            if piece is None:
                 return
-            yield bytes(chunk)
+            yield bytes(piece)
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Write or replace the object, whole or not at all. A `Path` is streamed from disk."""
