@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -22,7 +23,6 @@ __all__ = ["build_batch_sensor"]
 
 _TICK_SECONDS = 40.0
 """Dagster ends a tick after 60 s, and then nothing of it counts."""
-
 
 _CALL_SECONDS, _RETRY_SECONDS = 8.0, 4.0
 """How long one try of a call to the provider may take in a tick, of which there are two, and the pause between them."""
@@ -80,49 +80,71 @@ def _tick(
     context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, resource_key: str, name: str
 ) -> dg.SensorResult:
     end = time.monotonic() + _TICK_SECONDS
+    assets = _assets(context, resource_key)
+    random.shuffle(assets)  # whoever is not reached in time is not always the same
+    notes: list[str] = []
+    found: list[Open] = []
+    for asset in assets:
+        if time.monotonic() > end - _TICK_SECONDS / 2:
+            notes.append("the store is slow; not all tables were looked at")
+            break
+        found += _open(context, TableFiles(resource.store, asset), notes)
+    requests: list[dg.RunRequest] = []
+    alarms: dict[str, list[str]] = {}
+    if found:  # nothing is asked of the provider where nothing is open
+        watch = _watch(context, resource, notes, end)
+        ready = [
+            one for one in watch.step(found) if one.state.collected or one.state.ready or _is_large(one, watch.now)
+        ]
+        requests = run_requests(context, ready, watch)
+        alarms = watch.alarms
+    return _told(context, resource, name, sorted(assets), requests, notes, alarms)
+
+
+def _watch(context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, notes: list[str], end: float) -> Watch:
+    """A look with what is left of the tick's time."""
     provider = resource.get_provider().hurried(_CALL_SECONDS, _RETRY_SECONDS)
-    now = resource.now()
 
     def enough() -> bool:
         return time.monotonic() > end
 
     engine = resource.engine(log=context.log.info, provider=provider, enough=enough, largest_upload=_LARGEST_UPLOAD)
-    watch = Watch(
-        provider, engine, resource.patience, now, enough, half=lambda: time.monotonic() > end - _TICK_SECONDS / 2
+    now, half = resource.now(), end - _TICK_SECONDS / 2
+    return Watch(
+        provider, engine, resource.patience, now, enough, lambda: time.monotonic() > half, turn=int(now), notes=notes
     )
-    watch.turn = int(now)
-    assets = _assets(context, resource_key)
-    found: list[Open] = []
-    for asset in assets:
-        if watch.half():
-            watch.notes.append("the store is slow; not all tables were looked at")
-            break
-        found += _open(context, TableFiles(resource.store, asset), watch)
-    stepped = watch.step(found)
-    ready = [one for one in stepped if one.state.collected or one.state.ready or _needs_an_upload(one, now)]
-    requests = run_requests(context, ready, watch)
-    origin = context.code_location_origin
+
+
+def _told(
+    context: dg.SensorEvaluationContext,
+    resource: OpenAIBatchResource,
+    name: str,
+    assets: Sequence[str],
+    requests: list[dg.RunRequest],
+    notes: list[str],
+    alarms: Mapping[str, Sequence[str]],
+) -> dg.SensorResult:
+    """The tick's result, told in the log, in the skip reason, in checks, and as a sign of life."""
+    origin, now = context.code_location_origin, resource.now()
     sensor = f"{name} of {origin.location_name}" if origin else name
     beats = heartbeats(resource.store)
-    watch.notes += _orphans(resource, assets, beats, now)
-    events = _check_events(assets, beats.get(sensor), watch.alarms)
-    beat(
-        resource.store,
-        sensor,
-        Heartbeat(at=now, assets=tuple(assets), alarms={asset: tuple(texts) for asset, texts in watch.alarms.items()}),
-    )
-    for note in watch.notes:
+    notes = [*notes, *_orphans(resource, assets, beats, now)]
+    events = _check_events(assets, beats.get(sensor), alarms)
+    told = {asset: tuple(texts) for asset, texts in alarms.items()}
+    beat(resource.store, sensor, Heartbeat(at=now, assets=tuple(assets), alarms=told))
+    late = [text for texts in told.values() for text in texts]
+    for note in notes:
         context.log.info(note)
-    for text in sorted(text for texts in watch.alarms.values() for text in texts):
+    for text in late:
         context.log.warning(text)
-    said = [*(text for texts in watch.alarms.values() for text in texts), *watch.notes]
+    said = [*late, *notes]
     if len(said) > _SAID:
         said = [*said[:_SAID], f"and {len(said) - _SAID} more, in the log"]
     skip_reason = None if requests else "; ".join(text.rstrip(".") for text in said) or "No submission is open."
     return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
 
 
-def _needs_an_upload(one: Open, now: float) -> bool:
+def _is_large(one: Open, now: float) -> bool:
     """Whether an input file that is too large for a tick waits to be uploaded: of a run that died, or a full queue."""
     waiting = (batch for batch in one.state.batches if batch.stage == "planned" and batch.not_before <= now)
     return not one.state.cancelled and any(batch.size > _LARGEST_UPLOAD for batch in waiting)
@@ -138,14 +160,14 @@ def _assets(context: dg.SensorEvaluationContext, resource_key: str) -> list[str]
     ]
 
 
-def _open(context: dg.SensorEvaluationContext, table: TableFiles, watch: Watch) -> list[Open]:
+def _open(context: dg.SensorEvaluationContext, table: TableFiles, notes: list[str]) -> list[Open]:
     """The open submissions of one table. What cannot be read is noted, and the other tables go on."""
     try:
         state = confirm_landed(context.instance, table)
     except RactobatchError as error:
-        watch.notes.append(f"{table.asset}: {error}")
+        notes.append(f"{table.asset}: {error}")
         return []
-    return list(open_submissions(table, state, watch.notes))
+    return list(open_submissions(table, state, notes))
 
 
 def _orphans(

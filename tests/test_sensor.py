@@ -144,3 +144,13 @@ def test_a_large_input_file_is_uploaded_by_a_run(
     assert project.launch(request).success
     assert len(batch_server.batches()) == 1
     project.land()
+
+
+def test_a_tick_without_anything_open_needs_no_key(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A code location that has sent nothing yet, or a laptop without a key, has a sensor that skips."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    project = Project(batch_server, tmp_path, ASSETS, api_key=None)
+    assert project.tick().skip_message == "No submission is open."
+    assert not batch_server.calls
