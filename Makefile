@@ -61,7 +61,7 @@ lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
 install: $(READY)  ## Build .venv, which the other targets do by themselves
 
 clean:  ## Remove .venv, the demo's data and every cache
-	rm -rf .venv .venv-oldest .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .demo .kill-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(UV) requirements.lock pyproject.toml
