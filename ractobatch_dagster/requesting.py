@@ -106,8 +106,8 @@ def next_attempt(
 ) -> tuple[int, str | None, str | None]:
     """The number of the next attempt at a run, why it has to wait, if it has to, and why it is given up, if it is.
 
-    It is 1 + the number of finished runs that covered one of its partitions, so that a run which failed, or ended
-    before its IO manager wrote, is asked for again under a new key, with a growing pause.
+    It is 1 + the number of runs that the submission has had, so that a run which failed, or ended before its IO manager
+    wrote, is asked for again under a new key, with a pause that grows with the failures of its own partitions.
     """
     low, high = order[wanted[0]], order[wanted[1]]
     mine = [

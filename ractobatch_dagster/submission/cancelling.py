@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ractobatch_dagster.errors import ConfigurationError, InvalidInputError, RactobatchError
+from ractobatch_dagster.errors import InvalidInputError, RactobatchError
 from ractobatch_dagster.submission.engine import Engine
-from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
+from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.plan import progress
-from ractobatch_dagster.submission.state import SubmissionState
 
 __all__ = ["ANY", "Chosen", "cancel", "choose"]
 
@@ -89,19 +88,9 @@ def cancel(
     failed: list[RactobatchError] = []
     for one in chosen:
         try:
-            state = _cancelled(engine, one.table.submission(one.submission), abandon=abandon)
+            state = engine.cancel(one.table.submission(one.submission), abandon=abandon)
             log(f"cancelled {one}: {progress(state)}")
         except RactobatchError as error:
             log(f"{one} is not cancelled yet: {error}")
             failed.append(error)
     return failed
-
-
-def _cancelled(engine: Engine, files: SubmissionFiles, *, abandon: bool) -> SubmissionState:
-    sent_to = files.state().provider
-    if sent_to != engine.identity:
-        raise ConfigurationError(
-            f"submission {files.id} was sent to {sent_to}, and this is {engine.identity}. Nothing was cancelled; name "
-            "the server that it was sent to."
-        )
-    return engine.cancel(files, abandon=abandon)

@@ -13,11 +13,11 @@ from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.plan import COMMIT_EVERY
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["collect"]
 
-_COMMIT_EVERY = 30.0
 _MAX_FAILURES = 3
 
 
@@ -46,7 +46,7 @@ def collect(
                     failures += not error.refused  # what is refused is one file's trouble, the rest everybody's
                     if failures == _MAX_FAILURES:
                         break
-                if now() - since > _COMMIT_EVERY:
+                if now() - since > COMMIT_EVERY:
                     _record(files, done)
                     since = now()
     finally:

@@ -22,8 +22,10 @@ from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.absorbing import absorb
 from ractobatch_dagster.submission.collecting import collect
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.looking import KEY, Looked, batch_key, look, scan
+from ractobatch_dagster.submission.looking import Looked, look, scan
 from ractobatch_dagster.submission.plan import (
+    COMMIT_EVERY,
+    KEY,
     Absorb,
     Cancel,
     Collect,
@@ -34,6 +36,7 @@ from ractobatch_dagster.submission.plan import (
     Step,
     Upload,
     after_look,
+    batch_key,
     plan,
     requeued,
     seen,
@@ -60,9 +63,6 @@ HEAVY: frozenset[type] = LIGHT | {Collect, Settle}
 # a round that was settled, or a submission that was absorbed, may have left batches to create
 _ORDER = (Absorb, Resolve, Upload, Create, Cancel, Poll, Collect, Settle, Upload, Create)
 
-_COMMIT_EVERY = 30.0
-"""Seconds after which a long step records what it has done so far."""
-
 Changes = dict[int, BatchState]
 
 
@@ -76,7 +76,7 @@ class Engine:
         metadata: Pairs put into each batch's metadata beside ours, where the provider takes metadata.
         now: The clock, in seconds since 1970; the store's own, so that all machines agree.
         log: Told what is happening, one line each.
-        enough: Whether to stop here, asked before each call to the provider; what is left is for the next time.
+        enough: Whether to stop here, asked before each batch and page; what is left is for the next time.
         largest_upload: Input files of more bytes are left for somebody with more time.
     """
 
@@ -128,12 +128,7 @@ class Engine:
             ConfigurationError: The submission was sent to another provider.
             StoreError: The state could not be read or written.
         """
-        state = self._released(files, files.state())
-        if state.provider != self.identity and not state.collected:
-            raise ConfigurationError(
-                f"Submission {state.id} was sent to {state.provider}, and this is {self.identity}. Nothing was done; "
-                "lead the resource back to where it was sent."
-            )
+        state = self._released(files, self._ours(files))
         problems: list[ProviderError] = []
         for kind in _ORDER:
             going = kind in steps
@@ -155,6 +150,16 @@ class Engine:
                 going = kind is Create and state != before and len(problems) == known
         if problems:
             raise _summed_up(problems)
+        return state
+
+    def _ours(self, files: SubmissionFiles) -> SubmissionState:
+        """The submission, if it is this provider's: elsewhere its batches are neither found nor cancelled."""
+        state = files.state()
+        if state.provider != self.identity and not state.collected:
+            raise ConfigurationError(
+                f"Submission {state.id} was sent to {state.provider}, and this is {self.identity}. Nothing was done; "
+                "lead the resource, or the command, back to where it was sent."
+            )
         return state
 
     def _released(self, files: SubmissionFiles, state: SubmissionState) -> SubmissionState:
@@ -219,7 +224,7 @@ class Engine:
         paused = 0.0
         try:
             for batch in mine:
-                if self._enough() or self._now() - now > _COMMIT_EVERY:
+                if self._enough() or self._now() - now > COMMIT_EVERY:
                     break
                 # whatever stops this loop, the batches it did not reach were certainly not created
                 done[batch.number] = msgspec.structs.replace(
@@ -360,6 +365,7 @@ class Engine:
                 provider does not know, or that were cancelled before and have still not ended. What they answer later
                 is lost, and may be billed.
         """
+        self._ours(files)
         before = files.replace(lambda _: {"cancelled": True})
         for predecessor in before.predecessors if abandon else ():
             self.cancel(files.sibling(predecessor), abandon=True)

@@ -9,20 +9,13 @@ from dataclasses import dataclass, field
 from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderTimeoutError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.submission.plan import KEY
 
-__all__ = ["KEY", "Looked", "batch_key", "look", "scan"]
-
-KEY = "ractobatch"
-"""The key in a batch's metadata under which we know it again."""
+__all__ = ["Looked", "look", "scan"]
 
 _MAX_SCAN_PAGES = 100
 _OLD_PAGES = 2
 _CLOCK_SLACK = 60.0
-
-
-def batch_key(submission: str, number: int, attempt: int) -> str:
-    """What a batch's metadata says about whose it is."""
-    return f"{submission}/{number}/{attempt}"
 
 
 @dataclass(frozen=True, slots=True)

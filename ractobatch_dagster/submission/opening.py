@@ -126,7 +126,8 @@ def open_submission(
         ConfigurationError: The store overwrites what it should keep.
     """
     table.store.prove()
-    hashed = {key: _with_hashes(rows, terms, key) for key, rows in partitions.items()}
+    encoder = Encoder(terms.provider, terms.template)
+    hashed = {key: _with_hashes(rows, encoder, key) for key, rows in partitions.items()}
     digests = {key: digest(rows) for key, rows in hashed.items()}
     while True:
         version = table.log.load()
@@ -136,7 +137,7 @@ def open_submission(
         attached = tuple(sorted(set(met.attached.values())))
         if not fresh:
             return Opened(dict(met.attached), None, attached)
-        sealed = _seal(table, owner, fresh, digests, terms, state, met, now, progress)
+        sealed = _seal(table, owner, fresh, digests, terms, encoder, state, met, now, progress)
         if not all(withdraw(table.submission(id_)) for id_ in met.giving_way):
             continue  # one of them was created meanwhile
         opened = {
@@ -158,12 +159,11 @@ def _landed(state: TableState, key: str | None) -> str | None:
     return there.landed if there else None
 
 
-def _with_hashes(rows: pa.Table, terms: Terms, key: str | None) -> pa.Table:
+def _with_hashes(rows: pa.Table, encoder: Encoder, key: str | None) -> pa.Table:
     """The rows with the hash of each one's request; null where there is nothing to ask."""
     import pyarrow as pa
 
     hashes: list[str | None] = []
-    encoder = Encoder(terms.provider, terms.template)
     for index, prompt in enumerate(_prompts(rows)):
         if not prompt or not prompt.strip():
             hashes.append(None)
@@ -191,6 +191,7 @@ def _seal(
     partitions: Mapping[str | None, pa.Table],
     digests: Mapping[str | None, str],
     terms: Terms,
+    encoder: Encoder,
     state: TableState,
     met: Meeting,
     now: Callable[[], float],
@@ -205,7 +206,6 @@ def _seal(
     reuse = Reuse(_paid(table, state, partitions, met.giving_way) if terms.reuse else ())
     held = bool(met.replaced)  # no batch is planned before what is replaced has ended
 
-    encoder = Encoder(terms.provider, terms.template)
     starts: list[PartitionRows] = []
     first_of: dict[str, str] = {}
     ids: list[str | None] = []

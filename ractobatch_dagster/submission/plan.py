@@ -12,7 +12,9 @@ from ractobatch_dagster.provider.remote import Issue, RemoteBatch
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
 
 __all__ = [
+    "COMMIT_EVERY",
     "INTENT_AGE",
+    "KEY",
     "WAVE",
     "Absorb",
     "Cancel",
@@ -25,6 +27,7 @@ __all__ = [
     "Step",
     "Upload",
     "after_look",
+    "batch_key",
     "plan",
     "progress",
     "requeued",
@@ -38,6 +41,17 @@ INTENT_AGE = 600.0
 
 WAVE = 50
 """Creates per intent commit."""
+
+COMMIT_EVERY = 30.0
+"""Seconds after which a long step records what it has done so far, so that a crash costs no more than that."""
+
+KEY = "ractobatch"
+"""The key in a batch's metadata under which we know it again."""
+
+
+def batch_key(submission: str, number: int, attempt: int) -> str:
+    """What a batch's metadata says about whose it is."""
+    return f"{submission}/{number}/{attempt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +242,7 @@ def strays(state: SubmissionState, others: Iterable[RemoteBatch]) -> tuple[dict[
     surplus: list[RemoteBatch] = []
     by_number = {batch.number: batch for batch in state.batches}
     for remote in others:
-        submission, _, rest = remote.metadata.get("ractobatch", "").partition("/")
+        submission, _, rest = remote.metadata.get(KEY, "").partition("/")
         number = rest.partition("/")[0]
         batch = by_number.get(int(number)) if submission == state.id and number.isdecimal() else None
         if batch is None or remote.id == batch.batch_id or batch.stage == "creating":

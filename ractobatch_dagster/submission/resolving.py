@@ -9,8 +9,8 @@ import msgspec
 from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.looking import batch_key, scan
-from ractobatch_dagster.submission.plan import after_look, requeued
+from ractobatch_dagster.submission.looking import scan
+from ractobatch_dagster.submission.plan import after_look, batch_key, requeued
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["resolve"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ractobatch_dagster.models import BatchStatus
-from ractobatch_dagster.requests.cut import Cutter, Limits
+from ractobatch_dagster.requests.cut import CutFile, Cutter, Limits
 from ractobatch_dagster.requests.encode import json_line
 from ractobatch_dagster.results.classify import Outcome, no_line
 from ractobatch_dagster.results.join import join_lines, refused
@@ -196,19 +196,17 @@ def cut_batches(
 ) -> tuple[BatchState, ...]:
     """Write lines as input files of batches yet to be planned, under names that no other writer uses."""
     token = secrets.token_hex(4)
-    planned: list[BatchState] = []
 
-    def of(number: int, requests: int = 0, size: int = 0) -> BatchState:
-        return BatchState(number=number, round=round_, requests=requests, size=size, token=token)
+    def planned(cut: CutFile) -> BatchState:
+        return BatchState(number=cut.number, round=round_, requests=cut.requests, size=cut.size, token=token)
 
-    def store(number: int, path: Path) -> None:
-        files.store.write(files.requests(of(number)), path)
+    def store(cut: CutFile, path: Path) -> None:
+        files.store.write(files.requests(planned(cut)), path)
 
-    with Cutter(limits, lambda cut, path: store(cut.number, path), first=len(state.batches)) as cutter:
+    with Cutter(limits, store, first=len(state.batches)) as cutter:
         for custom_id, line in lines:
             cutter.add(line + b"\n", what=custom_id)
-    planned += [of(cut.number, cut.requests, cut.size) for cut in cutter.files]
-    return tuple(planned)
+    return tuple(map(planned, cutter.files))
 
 
 _START = b'{"custom_id":"'

@@ -110,7 +110,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         collected: Its answers are in the store.
         gone: The provider no longer has its answers.
         ended_at: When it was first seen to have ended without showing its files.
-        seen_at: When its status last changed, by our clock.
+        seen_at: When its status or its count of answers last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
 

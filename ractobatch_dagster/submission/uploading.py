@@ -11,15 +11,12 @@ from ractobatch_dagster.errors import ProviderAuthError, ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import UploadedFile
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.plan import turned_away
+from ractobatch_dagster.submission.plan import COMMIT_EVERY, turned_away
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["file_name", "is_file_gone", "tidy", "upload"]
 
 _PREFIX = "ractobatch-"
-
-_COMMIT_EVERY = 30.0
-"""Seconds after which what was uploaded is recorded, so that a crash costs no more than that."""
 
 
 def file_name(submission: str, number: int, attempt: int) -> str:
@@ -65,7 +62,7 @@ def upload(
                 refused[batch.number] = turned_away(batch, now(), error.retry_after)
                 continue
             log(f"uploaded batch {batch.number}: {batch.requests:,} requests, {batch.size / 1e6:.1f} MB")
-            if now() - since > _COMMIT_EVERY:
+            if now() - since > COMMIT_EVERY:
                 done, uploaded, since = uploaded, {}, now()
                 _record(provider, files, done)
     finally:

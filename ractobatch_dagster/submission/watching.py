@@ -23,7 +23,7 @@ from ractobatch_dagster.submission.state import Owner, SubmissionState, TableSta
 __all__ = ["Open", "Watch", "open_submissions", "tables"]
 
 _CALLS = 50
-"""Batches asked for by id in one look, at most; the next look takes the next ones."""
+"""Batches asked for by id in one look, at most; where there are more, each look begins somewhere else."""
 
 
 @dataclass(frozen=True, slots=True)
