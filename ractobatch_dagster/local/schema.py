@@ -41,6 +41,8 @@ _TYPES = {
     "maxLength": "string",
     "format": "string",
 }
+_PLAIN = frozenset({"type", "title", "description", "default", "examples", "minLength", "maxLength", "pattern"})
+"""All that a schema may say of a text for words of the text to do: what else it asks for, `matches` does not see."""
 
 
 class SchemaError(ValueError):
@@ -252,20 +254,31 @@ class _Maker:
         return made if len(made) <= most else made[: int(most)]
 
     def _top_up(self, made: list[Any], items: Any, least: int, place: _Place) -> None:
-        """Find more distinct items where drawing found too few: the rest of an enum or of a range."""
-        flat, _ = self._flat(items, place)
-        low = flat.get("minimum", 0)
-        options = flat.get("enum") or [low + number for number in range(least + len(made))]
+        """Find more distinct items where drawing found too few: what else an enum, a range or a length leaves."""
+        flat, _ = self._flat({} if items is True else items, place)
+        count = range(1, least + len(made) + 1)
+        options: Sequence[Any] = flat.get("enum", ())
+        if not options:
+            one = self.make(flat, place.child(0))
+            if isinstance(one, bool):
+                options = (False, True)
+            elif isinstance(one, int | float):
+                step = flat.get("multipleOf") or 1
+                near = (one + sign * number * step for number in count for sign in (1, -1))
+                options = [number for number in near if _is_within(number, flat)]
+            elif isinstance(one, str) and flat.keys() <= _PLAIN:
+                numbered = (fit_length(f"{number} {one}", flat) for number in count)
+                options = [text for text in dict.fromkeys(numbered) if matches(text, flat)]
         made += [option for option in options if option not in made][: least - len(made)]
         if len(made) < least:
             raise SchemaError(f"not enough different items at {place.path}.")
 
     def _known_strings(self, items: Any, place: _Place) -> list[str] | None:
         """What the text says for a list of plain texts with this name."""
-        if not isinstance(items, Mapping) or items.get("type") != "string" or "enum" in items:
+        if not isinstance(items, Mapping) or items.get("type") != "string" or not items.keys() <= _PLAIN:
             return None
         known = meaning.strings(place.name, self._reading)
-        return None if known is None else [text for text in known if matches(text, items)]
+        return None if known is None else list(dict.fromkeys(text for text in known if matches(text, items)))
 
     def _string(self, schema: Schema, place: _Place) -> str:
         if schema.get("minLength", 0) > 1_000_000:
@@ -324,6 +337,13 @@ def _references(schema: Any) -> Iterator[str]:
 
 def _numbers(*bounds: Any) -> list[float]:
     return [bound for bound in bounds if isinstance(bound, int | float) and not isinstance(bound, bool)]
+
+
+def _is_within(number: float, schema: Schema) -> bool:
+    """Whether a number is in the range that a schema gives."""
+    low, above = schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf)
+    high, below = schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf)
+    return bool(low <= number <= high and above < number < below)
 
 
 def _on_grid(low: float, high: float, step: float, share: float, above: Any, below: Any, *, whole: bool) -> int | float:

@@ -36,6 +36,8 @@ _FIXED = {
     "ipv6interface": "2001:db8::1/32",
     "ipvanyinterface": "192.0.2.1/24",
     "duration": "P1D",
+    "base64": "dGV4dA==",
+    "base64url": "dGV4dA==",
     "json-string": "{}",
     "regex": ".*",
     "time-zone": "UTC",

@@ -118,7 +118,15 @@ def test_an_answer_is_a_valid_instance_of_the_schema(model, text):
 
 
 _FIELDS = st.recursive(
-    st.sampled_from([str, int, float, bool, None, dt.date, uuid.UUID, Literal["a", "b"], Colour, Inner])
+    st.sampled_from(
+        [
+            *(str, int, float, bool, type(None), dt.date, dt.timedelta, uuid.UUID),
+            Literal["a", "b"],
+            Literal["a"],
+            Colour,
+            Inner,
+        ]
+    )
     | st.builds(lambda low, n: Annotated[int, Field(ge=low, le=low + n)], st.integers(-99, 99), st.integers(0, 9))
     | st.builds(lambda low, n: Annotated[float, Field(gt=low, lt=low + n)], st.integers(-9, 9), st.floats(0.01, 9))
     | st.builds(
@@ -135,7 +143,9 @@ _FIELDS = st.recursive(
     ),
     max_leaves=5,
 )
-_NAMES = st.sampled_from(["sentiment", "side_effects", "score", "keywords", "summary", "urgency", "x", "is_happy"])
+_NAMES = st.sampled_from(
+    ["sentiment", "side_effects", "score", "keywords", "summary", "urgency", "x", "is_happy", "highlights"]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -144,6 +154,53 @@ def test_any_model_is_filled(fields, text):
     """Names never get in the way of types: an answer is valid before it is meaningful."""
     model = pydantic.create_model("Made", **{name: (kind, ...) for name, kind in fields.items()})
     assert fill(model, text)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, pydantic.AnyUrl, pydantic.Base64Str),
+        *(Literal["only"], Colour, Inner, int, float, bool, Annotated[str, Field(max_length=3)]),
+    ],
+)
+@pytest.mark.parametrize("name", ["keywords", "side_effects", "highlights", "tags"])
+def test_words_of_the_text_only_go_where_words_go(name, kind):
+    """A list that is called after something in the text, but holds dates, links or anything else, is filled by type."""
+    model = pydantic.create_model("Made", **{name: (list[kind], ...)})
+    assert fill(model)
+    with_some = pydantic.create_model("Made", **{name: (Annotated[list[kind], Field(min_length=3)], ...)})
+    assert len(getattr(fill(with_some, "Nausea. Nausea. On 2020-02-02."), name)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        (str, 9),
+        (Annotated[str, Field(max_length=4)], 9),
+        (Annotated[str, Field(min_length=12)], 9),
+        (Annotated[int, Field(ge=3, le=11)], 9),
+        (Annotated[int, Field(gt=2, lt=12)], 9),
+        (Annotated[int, Field(multiple_of=7, le=-7)], 9),
+        (bool, 2),
+        (Colour, 2),
+    ],
+)
+@pytest.mark.parametrize("text", ["", "No. No. Nausea.", REVIEW])
+@pytest.mark.parametrize("name", ["highlights", "side_effects", "x"])
+def test_sets_are_filled_with_different_items_of_their_kind(kind, least, text, name):
+    """Where the text says too little or the same twice, further items are what the schema takes, and no numbers."""
+    model = pydantic.create_model("Made", **{name: (Annotated[set[kind], Field(min_length=least)], ...)})
+    made = json.loads(content(ask(text, model.model_json_schema())))[name]
+    assert len(getattr(model.model_validate({name: made}), name)) == len(made) >= least
+
+
+def test_a_set_that_cannot_be_filled_is_a_bad_request():
+    """No item is made up that the schema does not take."""
+    for kind in (Literal["only"], bool, Annotated[int, Field(ge=1, le=2)], dt.timedelta):
+        model = pydantic.create_model("Made", keywords=(Annotated[set[kind], Field(min_length=3)], ...))
+        answer = ask(REVIEW, model.model_json_schema())
+        assert answer.status_code == 400
+        assert "not enough different items at /keywords" in answer.body["error"]["message"]
 
 
 def test_the_same_request_gets_the_same_answer():
