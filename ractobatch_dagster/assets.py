@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -14,16 +14,15 @@ from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.io_manager import ParquetTables
-from ractobatch_dagster.landing import land, wait_until_collected
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.signature import Signature, present
 from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate
-from ractobatch_dagster.submission.opening import OnChange
-from ractobatch_dagster.submitting import partition_keys, submit, submit_run
-from ractobatch_dagster.terminating import termination
+
+if TYPE_CHECKING:
+    from ractobatch_dagster.submission.opening import OnChange
 
 __all__ = ["BatchAsset", "batch_asset"]
 
@@ -67,6 +66,7 @@ def batch_asset(
     max_tokens: int | None = None,
     extra: Mapping[str, Any] | None = None,
     partition_by: str | None = None,
+    carry: Sequence[str] | None = None,
     on_null: Literal["error", "skip"] = "error",
     dedupe: bool = True,
     reuse: bool = True,
@@ -78,6 +78,7 @@ def batch_asset(
     completion_window: str = "24h",
     blocking: bool = False,
     poll_seconds: float = 30.0,
+    pieces: int = 1,
     resource_key: str = "openai_batch",
     asset_key: Key | None = None,
     name: str | None = None,
@@ -101,8 +102,9 @@ def batch_asset(
     """Turn a function that returns a DataFrame of prompts into assets that send it through the Batch API.
 
     The function takes what any asset takes: upstream assets, config, resources, the context. It returns a frame
-    with a column `user_message` (and any others, which the table keeps): pandas, Polars, PyArrow, DuckDB, or
-    anything else with `__arrow_c_stream__`. The function's name is the table's; `<name>_submission` sends.
+    with a column `user_message` (and any others, which the table keeps): pandas, Polars (lazy too), PyArrow, DuckDB,
+    anything else with `__arrow_c_stream__`, an iterator of any of those, or the path of a Parquet or CSV file. What
+    comes as a stream need not fit into memory. The function's name is the table's; `<name>_submission` sends.
 
     The submission ends as soon as the batches are created. `build_batch_sensor` follows them and materialises the
     table once every row has its outcome: one row per row sent, in the same order, with the fields of the prompt's
@@ -116,6 +118,8 @@ def batch_asset(
         max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
         extra: Merged last into every request body; a value of `None` removes the key.
         partition_by: The column that holds each row's partition, where the function returns rows of several.
+        carry: Which of the frame's columns stand in the table beside the answers; all where not given, and `key`
+            always. To write the prompts once more is a good part of the cost of a large table.
         on_null: What to do with a row without a prompt: `error`, or `skip` it (it lands with status `skipped`).
         dedupe: Ask identical requests once. `False` makes each row a sample of its own.
         reuse: Take over the answers that this partition's last table already paid for.
@@ -131,6 +135,9 @@ def batch_asset(
         completion_window: How long the provider may take; OpenAI knows `24h` only.
         blocking: One asset that submits, waits and lands in one run. For small jobs: it holds a worker meanwhile.
         poll_seconds: Seconds between looks in a blocking run.
+        pieces: In how many pieces the heavy steps (input files and uploads; downloads and reading) are cut at most.
+            More than one makes both assets graphs, whose steps the run's executor spreads: multiprocess, Celery, Dask,
+            Kubernetes.
         resource_key: The key of the `OpenAIBatchResource`.
         asset_key: The table's key, instead of `name` and `key_prefix`.
         name: The table's name, instead of the function's.
@@ -176,6 +183,7 @@ def batch_asset(
             resource_key=resource_key,
             key=_column(key),
             partition_by=partition_by,
+            carry=_carried(carry, key),
             on_null=on_null,
             dedupe=dedupe,
             reuse=reuse,
@@ -185,6 +193,7 @@ def batch_asset(
             on_terminate=on_terminate,
             completion_window=completion_window,
             ranges=io_manager_key is None and not isinstance(partitions_def, dg.MultiPartitionsDefinition),
+            own_storage=io_manager_key is None,
             poll_seconds=poll_seconds,
         )
         signature = Signature.of(function)
@@ -212,18 +221,24 @@ def batch_asset(
             **_storage(resource_key, io_manager_key),
         }
         checks = [table_checks(spec, max_error_rate)]
+        if pieces > 1 and blocking:
+            raise ConfigurationError("`blocking=True` does all in one step, which `pieces` cannot cut.")
         if blocking:
             table = _asset(_all_in_one(spec, signature), **common, **entry, **landing)
             return BatchAsset(None, table, checks, [cancel_job(spec)], resource_key)
-        submission = _asset(
-            _submission(spec, signature),
-            key=submission_key,
-            kinds={"openai", *(kinds or ())},
-            description=f"Sends the prompts of `{spec.name}` to the Batch API and ends as soon as the batches exist.",
-            **common,
-            **entry,
-        )
-        table = _asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
+        sending: dict[str, Any] = {
+            "key": submission_key,
+            "kinds": {"openai", *(kinds or ())},
+            "description": f"Sends the prompts of `{spec.name}` to the Batch API; ends as soon as the batches exist.",
+        }
+        if pieces > 1:
+            from ractobatch_dagster.pieces import submission_in_pieces, table_in_pieces
+
+            submission = submission_in_pieces(spec, signature, pieces, **sending, **common, **entry)
+            table = table_in_pieces(spec, pieces, deps=[submission_key], **common, **landing)
+        else:
+            submission = _asset(_submission(spec, signature), **sending, **common, **entry)
+            table = _asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
         submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[submission_key])
         return BatchAsset(submission, table, checks, [submit_only, cancel_job(spec)], resource_key)
 
@@ -232,6 +247,8 @@ def batch_asset(
 
 def _submission(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
     def run(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]) -> Any:
+        from ractobatch_dagster.submitting import submit_run
+
         return submit_run(context, resource, arguments, spec=spec, signature=signature)
 
     compute = signature.compute(f"{spec.op_name}_submission", spec.resource_key, run)
@@ -241,6 +258,9 @@ def _submission(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
 
 def _table(spec: BatchSpec) -> Callable[..., Any]:
     def run(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Iterator[dg.MaterializeResult[Any]]:
+        from ractobatch_dagster.landing import land
+        from ractobatch_dagster.submitting import partition_keys
+
         yield from land(context, resources[spec.resource_key], partition_keys(context), spec=spec)
 
     return present(run, spec.op_name, spec.resource_key)
@@ -250,7 +270,11 @@ def _all_in_one(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
     def run(
         context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        opened, _ = submit(context, resource, arguments, spec=spec, signature=signature)
+        from ractobatch_dagster.landing import land, wait_until_collected
+        from ractobatch_dagster.submitting import submit
+        from ractobatch_dagster.terminating import termination
+
+        opened = submit(context, resource, arguments, spec=spec, signature=signature)
         with termination(context, resource, spec):
             wait_until_collected(context, resource, sorted(set(opened.submissions.values())), spec=spec)
         yield from land(context, resource, list(opened.submissions), spec=spec)
@@ -288,6 +312,12 @@ def _table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | N
     if prefix is not None:
         raise ConfigurationError("Give `asset_key`, or `name` and `key_prefix`, not both.")
     return asset_key if isinstance(asset_key, dg.AssetKey) else dg.AssetKey(asset_key)
+
+
+def _carried(carry: Sequence[str] | None, key: str | None) -> tuple[str, ...] | None:
+    if isinstance(carry, str):
+        raise ConfigurationError(f"`carry` is a list of columns, and {carry!r} is a text: write [{carry!r}].")
+    return None if carry is None else tuple(dict.fromkeys([*([key] if key else []), *carry]))
 
 
 def _column(key: object) -> str | None:

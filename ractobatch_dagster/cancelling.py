@@ -9,7 +9,6 @@ from pydantic import Field
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import present
 from ractobatch_dagster.spec import BatchSpec
-from ractobatch_dagster.submission.cancelling import ANY, cancel, choose
 
 __all__ = ["CancelConfig", "cancel_job"]
 
@@ -33,6 +32,8 @@ def cancel_job(spec: BatchSpec) -> dg.JobDefinition:
     """
 
     def cancel_batches(context: dg.OpExecutionContext, config: CancelConfig, **resources: OpenAIBatchResource) -> Any:
+        from ractobatch_dagster.submission.cancelling import ANY, cancel, choose
+
         resource = resources[spec.resource_key]
         chosen = choose(
             [spec.table(resource)],

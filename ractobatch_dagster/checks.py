@@ -8,7 +8,6 @@ import dagster as dg
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import BatchSpec
-from ractobatch_dagster.submission.alarms import alarms
 
 __all__ = ["ON_TIME", "on_time", "table_checks"]
 
@@ -83,6 +82,8 @@ def on_time(alarms: Sequence[str]) -> dict[str, Any]:
 
 def _alarms(spec: BatchSpec, resource: OpenAIBatchResource) -> list[str]:
     """What is wrong with the table's open submissions, as far as the store tells."""
+    from ractobatch_dagster.submission.alarms import alarms
+
     table = spec.table(resource)
     version = table.log.load()
     return [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
 import dagster as dg
@@ -18,6 +20,8 @@ __all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "table_path", 
 
 EACH_PARTITION = "ractobatch/each_partition"
 """Input metadata with which a consumer asks for several partitions as a dict of frames instead of one frame."""
+
+_BATCH_ROWS = 8_192
 
 _ALLOW_MISSING = "allow_missing_partitions"
 """As Dagster's own IO managers call it."""
@@ -84,15 +88,22 @@ class ParquetTables(dg.IOManager):
             keys = [key for key in keys if f"{partition_name(key)}.parquet" in there]
         if _is_dict(wanted) or asked_each:
             return {key: self._load(table_path(path, key), _inner(wanted)) for key in keys}
+        if _is_stream(wanted):
+            return self._stream([table_path(path, key) for key in keys])
         return _as(_concat([self._read(table_path(path, key)) for key in keys]), wanted)
 
     def _write(self, path: str, obj: Any) -> int:
-        from ractobatch_dagster.requests.frame import to_arrow
-        from ractobatch_dagster.submission.files import write_parquet
+        from ractobatch_dagster.requests.frame import open_frame
+        from ractobatch_dagster.table_file import TableFile, write_table_file
 
-        table = obj if _is_arrow(obj) else to_arrow(obj, what="the output")
-        write_parquet(self._store, path, table)
-        return len(table)
+        if isinstance(obj, TableFile):
+            self._store.take(path, obj.path)
+            return obj.rows
+        stream = open_frame(obj, what="the output")
+        with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+            made = write_table_file(Path(folder) / "table.parquet", stream.schema, stream)
+            self._store.take(path, made.path)
+        return made.rows
 
     def _read(self, path: str) -> pa.Table:
         from ractobatch_dagster.submission.files import read_parquet
@@ -102,14 +113,40 @@ class ParquetTables(dg.IOManager):
             raise StoreError(f"There is no table at {self._store.uri(path)}. Materialise it first.")
         return table
 
+    def _stream(self, paths: Sequence[str]) -> pa.RecordBatchReader:
+        """The rows of these tables, one table after the other, with no more than a part of one in memory."""
+        import pyarrow as pa
+
+        from ractobatch_dagster.submission.files import parquet_file
+
+        missing = [path for path in paths if not self._store.exists(path)]
+        if missing:
+            raise StoreError(f"There is no table at {self._store.uri(missing[0])}. Materialise it first.")
+        schemas = []
+        for path in paths:
+            with parquet_file(self._store, path) as file:
+                schemas.append(file.schema_arrow)
+        schema = pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for path in paths:
+                with parquet_file(self._store, path) as file:
+                    for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
+                        yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
     def _load(self, path: str, wanted: Any) -> Any:
+        if _is_stream(wanted):
+            return self._stream([path])
         return _as(self._read(path), wanted)
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Stores assets as Parquet on local disk or object storage; loads them by the downstream's type annotation.
 
-    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow.
+    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow, and
+    `pa.RecordBatchReader` a stream of what need not fit into memory. An output may be a stream as well.
     Several partitions come as one frame, or as a dict by partition key where the annotation is `dict[str, ...]`. A
     partition that is missing is an error unless the input's metadata has `allow_missing_partitions: True`.
     """
@@ -147,10 +184,9 @@ def _inner(wanted: Any) -> Any:
     return wanted if not _is_dict(wanted) else arguments[-1] if arguments else Any
 
 
-def _is_arrow(obj: Any) -> bool:
-    import pyarrow as pa
-
-    return isinstance(obj, pa.Table)
+def _is_stream(wanted: Any) -> bool:
+    module = getattr(wanted, "__module__", "").partition(".")[0]
+    return module == "pyarrow" and getattr(wanted, "__name__", "") == "RecordBatchReader"
 
 
 def _concat(tables: Sequence[pa.Table]) -> pa.Table:
@@ -174,7 +210,7 @@ def _as(table: pa.Table, wanted: Any) -> Any:
         return to_pandas(table)
     raise ConfigurationError(
         f"A Parquet table cannot be loaded as {wanted!r}. Annotate the parameter with pandas.DataFrame, "
-        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, or a dict of one of them."
+        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, pyarrow.RecordBatchReader, or a dict of one of them."
     )
 
 

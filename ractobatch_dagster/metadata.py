@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ractobatch_dagster.submission.state import SubmissionState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["column_schema", "submission_metadata", "table_metadata"]
+__all__ = ["TableSummary", "column_schema", "submission_metadata"]
 
 _PREVIEW_ROWS = 8
 _PREVIEW_ANSWERS = 6
@@ -47,50 +48,87 @@ def submission_metadata(state: SubmissionState, key: str | None, dashboard: str 
     }
 
 
-def table_metadata(
-    table: pa.Table, state: SubmissionState, partition: str | None, spec: BatchSpec, odd_lines: str
-) -> dict[str, Any]:
+class TableSummary:
     """What a landed table, or one partition of it, says: outcomes, tokens, cost, and a few rows to look at.
 
+    Told of the table block by block.
+
     Args:
-        table: The table.
-        state: Its submission.
-        partition: Its partition.
+        schema: The table's columns.
         spec: Its asset.
-        odd_lines: Where the lines are kept that belong to no request.
     """
-    share = state.partition(partition)
-    counts = status_counts(table)
-    cost = _sum(table, "llm_cost_usd")
-    unknown = table["llm_cost_usd"].null_count
-    return {
-        SUBMISSION: state.id,
-        "rows": len(table),
-        "rows_submitted": share.rows if share else 0,
-        "ok": counts["ok"],
-        "not_ok": len(table) - counts["ok"],
-        **{f"status_{word}": count for word, count in counts.items() if count and word != "ok"},
-        "prompt_tokens": int(_sum(table, "llm_prompt_tokens")),
-        "cached_tokens": int(_sum(table, "llm_cached_tokens")),
-        "completion_tokens": int(_sum(table, "llm_completion_tokens")),
-        "reasoning_tokens": int(_sum(table, "llm_reasoning_tokens")),
-        "cost_usd": round(cost, 8),
-        **({"rows_without_price": unknown} if unknown else {}),
-        "reused_answers": int(_sum(table, "llm_reused")),
-        **({"anomalies": dg.MetadataValue.json(state.anomalies), "odd_lines": odd_lines} if state.anomalies else {}),
-        **({"batches_one_too_many": state.strays} if state.strays else {}),
-        "statuses": dg.MetadataValue.md(_status_table(table, counts)),
-        "preview": _preview(table, spec),
-        "dagster/column_schema": column_schema(table.schema),
-    }
+
+    def __init__(self, schema: pa.Schema, spec: BatchSpec) -> None:
+        self._schema = schema
+        self._rows = 0
+        self._statuses: Counter[str] = Counter()
+        self._errors: dict[str, str] = {}
+        self._sums: Counter[str] = Counter()
+        self._cost: list[float] = []
+        self._preview: list[dict[str, Any]] = []
+        answers = answer_names(spec.template.output_type)[:_PREVIEW_ANSWERS] or ["llm_text"]
+        wanted = [*([spec.key] if spec.key else []), PROMPT, *answers, "llm_status"]
+        self._shown = [name for name in dict.fromkeys(wanted) if name in schema.names]
+
+    def add(self, block: pa.Table) -> None:
+        """Count in the next rows."""
+        import pyarrow.compute as pc
+
+        self._rows += len(block)
+        for entry in pc.value_counts(block["llm_status"]):
+            word = entry["values"].as_py()
+            self._statuses[word] += entry["counts"].as_py()
+            if word != "ok" and word not in self._errors:
+                said = block["llm_error"].filter(pc.equal(block["llm_status"], word)).drop_null()
+                if len(said):
+                    self._errors[word] = said[0].as_py()
+        for name in _SUMMED:
+            self._sums[name] += int(pc.sum(block[f"llm_{name}"]).as_py() or 0)
+        self._cost.append(float(pc.sum(block["llm_cost_usd"]).as_py() or 0))
+        self._sums["rows_without_price"] += block["llm_cost_usd"].null_count
+        missing = _PREVIEW_ROWS - len(self._preview)
+        if missing:
+            self._preview += block.select(self._shown).slice(0, missing).to_pylist()
+
+    def metadata(self, state: SubmissionState, partition: str | None, odd_lines: str) -> dict[str, Any]:
+        """All of it.
+
+        Args:
+            state: The table's submission.
+            partition: The table's partition.
+            odd_lines: Where the lines are kept that belong to no request.
+        """
+        share = state.partition(partition)
+        counts: dict[str, int] = {word: self._statuses[word] for word in ROW_STATUSES}
+        unknown = self._sums["rows_without_price"]
+        return {
+            SUBMISSION: state.id,
+            "rows": self._rows,
+            "rows_submitted": share.rows if share else 0,
+            "ok": counts["ok"],
+            "not_ok": self._rows - counts["ok"],
+            **{f"status_{word}": count for word, count in counts.items() if count and word != "ok"},
+            **{name: self._sums[name] for name in _SUMMED if name != "reused"},
+            "cost_usd": round(math.fsum(self._cost), 8),
+            **({"rows_without_price": unknown} if unknown else {}),
+            "reused_answers": self._sums["reused"],
+            **(
+                {"anomalies": dg.MetadataValue.json(state.anomalies), "odd_lines": odd_lines} if state.anomalies else {}
+            ),
+            **({"batches_one_too_many": state.strays} if state.strays else {}),
+            "statuses": dg.MetadataValue.md(_status_table(counts, self._errors)),
+            "preview": self._preview_table(),
+            "dagster/column_schema": column_schema(self._schema),
+        }
+
+    def _preview_table(self) -> dg.TableMetadataValue:
+        return dg.MetadataValue.table(
+            [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in self._preview],
+            schema=dg.TableSchema([dg.TableColumn(name) for name in self._shown]),
+        )
 
 
-def status_counts(table: pa.Table) -> dict[str, int]:
-    """How many rows have each of the ten statuses."""
-    import pyarrow.compute as pc
-
-    counted = {entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(table["llm_status"])}
-    return {word: counted.get(word, 0) for word in ROW_STATUSES}
+_SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "reused")
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
@@ -115,24 +153,12 @@ def _type_name(kind: pa.DataType) -> str:
     return "string" if pa.types.is_large_string(kind) else str(kind)
 
 
-def _status_table(table: pa.Table, counts: Mapping[str, int]) -> str:
+def _status_table(counts: Mapping[str, int], errors: Mapping[str, str]) -> str:
     lines = ["| status | rows | first message |", "|---|---:|---|"]
-    statuses, errors = table["llm_status"].to_pylist(), table["llm_error"].to_pylist()
     for word, count in counts.items():
         if count:
-            first = next((e for s, e in zip(statuses, errors, strict=True) if s == word and e), "")
-            lines.append(f"| {word} | {count:,} | {_cell(first).replace('|', chr(92) + '|')} |")
+            lines.append(f"| {word} | {count:,} | {_cell(errors.get(word, '')).replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
-
-
-def _preview(table: pa.Table, spec: BatchSpec) -> dg.TableMetadataValue:
-    answers = answer_names(spec.template.output_type)[:_PREVIEW_ANSWERS] or ["llm_text"]
-    shown = [*([spec.key] if spec.key else []), PROMPT, *answers, "llm_status"]
-    rows = table.select(shown).slice(0, _PREVIEW_ROWS).to_pylist()
-    return dg.MetadataValue.table(
-        [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in rows],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in shown]),
-    )
 
 
 def _plain(value: Any) -> str | int | float | bool | None:
@@ -145,9 +171,3 @@ def _cell(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
-
-
-def _sum(table: pa.Table, column: str) -> float:
-    import pyarrow.compute as pc
-
-    return float(pc.sum(table[column]).as_py() or 0)

@@ -20,18 +20,15 @@ from ractobatch_dagster.errors import (
 )
 from ractobatch_dagster.models import BatchItem, BatchJobInfo, BatchResult, BatchStatus
 from ractobatch_dagster.prompt import Prompt, output_model
-from ractobatch_dagster.provider.client import Account, AsyncProvider, Provider
-from ractobatch_dagster.provider.profile import Profile
-from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import CHAT, RequestTemplate
-from ractobatch_dagster.requests.cut import Limits
-from ractobatch_dagster.requests.items import input_file
-from ractobatch_dagster.results.items import item_results
-from ractobatch_dagster.results.lines import BadLine, read_lines
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
     from pydantic import BaseModel
+
+    from ractobatch_dagster.provider.client import AsyncProvider
+    from ractobatch_dagster.provider.profile import Profile
+    from ractobatch_dagster.provider.remote import RemoteBatch
 
 __all__ = ["OpenAIBatchProcessor"]
 
@@ -84,6 +81,8 @@ class OpenAIBatchProcessor:
         client: OpenAI | None = None,
         async_client: AsyncOpenAI | None = None,
     ) -> None:
+        from ractobatch_dagster.provider.client import Account, Provider
+
         self._model = model
         self._default_prompt = default_prompt
         self._account = Account(api_key, base_url, organization, project, timeout, max_retries, default_headers)
@@ -111,7 +110,7 @@ class OpenAIBatchProcessor:
                 message says so.
         """
         template = self._template(prompt)
-        data = input_file(items, template, _limits(self._provider.profile))
+        data = _input_file(items, template, self._provider.profile)
         file_id = self._provider.upload(io.BytesIO(data), _file_name()).id
         try:
             remote = self._provider.create(**_create(file_id, completion_window))
@@ -148,7 +147,7 @@ class OpenAIBatchProcessor:
         for file_id in _files(remote):
             self._provider.download(file_id, answers)
             answers.write(b"\n")
-        return item_results(asked, answers.getvalue(), remote.status, output_type)
+        return _results(asked, answers, remote.status, output_type)
 
     def submit_and_wait(
         self,
@@ -193,7 +192,7 @@ class OpenAIBatchProcessor:
     ) -> BatchJobInfo:
         """As `submit_batch`."""
         template, provider = self._template(prompt), await self._async_provider()
-        data = input_file(items, template, _limits(provider.profile))
+        data = _input_file(items, template, provider.profile)
         file_id = (await provider.upload(io.BytesIO(data), _file_name())).id
         try:
             remote = await provider.create(**_create(file_id, completion_window))
@@ -224,7 +223,7 @@ class OpenAIBatchProcessor:
         for file_id in _files(remote):
             await provider.download(file_id, answers)
             answers.write(b"\n")
-        return item_results(asked, answers.getvalue(), remote.status, output_type)
+        return _results(asked, answers, remote.status, output_type)
 
     async def asubmit_and_wait(
         self,
@@ -253,6 +252,8 @@ class OpenAIBatchProcessor:
 
     async def _async_provider(self) -> AsyncProvider:
         """The provider of the running event loop."""
+        from ractobatch_dagster.provider.client import AsyncProvider
+
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             self._loops = {old: its for old, its in self._loops.items() if not old.is_closed()}
@@ -382,8 +383,19 @@ _UNKNOWN = (
 _COLLECT = "The batch has ended: get_results({!r}) collects it."
 
 
-def _limits(profile: Profile) -> Limits:
-    return Limits(profile.max_requests, profile.max_bytes)
+def _input_file(items: Sequence[BatchItem], template: RequestTemplate, profile: Profile) -> bytes:
+    from ractobatch_dagster.requests.cut import Limits
+    from ractobatch_dagster.requests.items import input_file
+
+    return input_file(items, template, Limits(profile.max_requests, profile.max_bytes))
+
+
+def _results(
+    asked: list[str] | None, answers: io.BytesIO, status: BatchStatus, output_type: type[BaseModel] | None
+) -> list[BatchResult]:
+    from ractobatch_dagster.results.items import item_results
+
+    return item_results(asked, answers.getvalue(), status, output_type)
 
 
 def _ended(remote: RemoteBatch) -> RemoteBatch:
@@ -404,5 +416,7 @@ def _files(remote: RemoteBatch) -> list[str]:
 
 
 def _ids(sent: io.BytesIO) -> list[str]:
+    from ractobatch_dagster.results.lines import BadLine, read_lines
+
     lines = read_lines([sent.getvalue()])
     return [str(line.get("custom_id")) for line in lines if not isinstance(line, BadLine)]

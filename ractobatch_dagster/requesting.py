@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from ractobatch_dagster.landing import mark_landed
+from ractobatch_dagster.confirming import mark_landed
 from ractobatch_dagster.spec import SUBMISSION
 from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.watching import Open, Watch
@@ -21,6 +21,9 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
 RUNS_PER_TICK = 25
+_TOGETHER = 100
+"""Submissions whose runs are asked for in one query."""
+
 _MAX_ATTEMPTS = 10
 _FIRST_PAUSE = 30.0
 _LONGEST_PAUSE = 3600.0
@@ -44,21 +47,26 @@ class _Run:
 def run_requests(context: dg.SensorEvaluationContext, ready: Sequence[Open], watch: Watch) -> list[dg.RunRequest]:
     """The runs to ask for now. What has to wait is told in the notes of `watch`, what is given up in its alarms."""
     requests: list[dg.RunRequest] = []
+    known = _Known(context, [one.state.id for one in ready])
+    broken: set[str] = set()
     for number, one in enumerate(ready):
         if len(requests) >= RUNS_PER_TICK or watch.enough():
             watch.notes.append(f"{len(ready) - number} submissions that are ready are for the next tick")
             break
+        if one.owner.asset in broken:
+            continue  # said once
         try:
-            requests += _of_submission(context, one, watch)
+            requests += _of_submission(known, one, watch)
         except Exception as error:  # partitions may be the user's code, and one asset must not stop the others
+            broken.add(one.owner.asset)
             watch.notes.append(f"{one.owner.asset}: no run can be asked for: {type(error).__name__}: {error}")
             context.log.warning(f"{one.owner.asset}: no run can be asked for", exc_info=error)
     return requests[:RUNS_PER_TICK]
 
 
-def _of_submission(context: dg.SensorEvaluationContext, one: Open, watch: Watch) -> list[dg.RunRequest]:
+def _of_submission(known: _Known, one: Open, watch: Watch) -> list[dg.RunRequest]:
     asset = dg.AssetKey(one.owner.asset.split("/"))
-    order = _order(context, asset)
+    order = known.order(asset)
     gone = [key for key in one.keys if key not in order]
     if gone and one.state.collected:
         mark_landed(TableFiles(one.files.store, one.owner.asset), dict.fromkeys(gone, one.state.id))
@@ -77,7 +85,7 @@ def _of_submission(context: dg.SensorEvaluationContext, one: Open, watch: Watch)
     ranges = contiguous([key for key in one.keys if key in order], order, together=one.owner.ranges)
     if not one.state.collected:
         ranges = ranges[:1]  # the first run collects for all of them
-    earlier = _earlier(context.instance, one.state.id) if ranges else []
+    earlier = known.earlier(one.state.id) if ranges else []
     requests = []
     for each in ranges:
         attempt, why_not, given_up = next_attempt(each, earlier, order, time.time())
@@ -138,6 +146,31 @@ def next_attempt(
     return attempt, None, None
 
 
+class _Known:
+    """What Dagster knows of partitions and runs, asked once in a tick and for many submissions together."""
+
+    def __init__(self, context: dg.SensorEvaluationContext, submissions: Sequence[str]) -> None:
+        self._context = context
+        self._left = list(submissions)
+        self._orders: dict[dg.AssetKey, dict[str | None, int]] = {}
+        self._runs: dict[str, list[_Run]] = {}
+
+    def order(self, asset: dg.AssetKey) -> dict[str | None, int]:
+        """The place of each partition that exists."""
+        if asset not in self._orders:
+            self._orders[asset] = _order(self._context, asset)
+        return self._orders[asset]
+
+    def earlier(self, submission: str) -> list[_Run]:
+        """The runs that a submission has had."""
+        if submission not in self._runs:
+            start = self._left.index(submission)  # those before it had no use for theirs
+            end = start + _TOGETHER
+            self._runs = _earlier(self._context.instance, self._left[start:end])
+            self._left = self._left[end:]
+        return self._runs[submission]
+
+
 def _order(context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> dict[str | None, int]:
     """The place of each partition that exists."""
     graph = context.repository_def.assets_defs_by_key if context.repository_def else {}
@@ -148,13 +181,13 @@ def _order(context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> dict[str 
     return {key: place for place, key in enumerate(keys)}
 
 
-def _earlier(instance: dg.DagsterInstance, submission: str) -> list[_Run]:
-    records = instance.get_run_records(dg.RunsFilter(tags={SUBMISSION: submission}))
-    found = []
-    for record in records:
+def _earlier(instance: dg.DagsterInstance, submissions: Sequence[str]) -> dict[str, list[_Run]]:
+    """The runs that each of these submissions has had."""
+    found: dict[str, list[_Run]] = {submission: [] for submission in submissions}
+    for record in instance.get_run_records(dg.RunsFilter(tags={SUBMISSION: list(submissions)})):
         run = record.dagster_run
         covers = (run.tags.get(FIRST), run.tags.get(LAST))
-        found.append(
+        found[run.tags[SUBMISSION]].append(
             _Run(
                 covers,
                 run.is_finished,

@@ -62,6 +62,19 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     )
     max_requests_per_batch: int | None = Field(default=None, description="Smaller batches than the provider's limit.")
     max_bytes_per_batch: int | None = Field(default=None, description="Smaller input files than the provider's limit.")
+    max_tokens_per_batch: int | None = Field(
+        default=None,
+        description="Input tokens in one batch, estimated from its bytes; for a queue that takes only so many.",
+    )
+    transfers: int = Field(
+        default=4, ge=1, description="Uploads or downloads at a time; each has a connection, a thread and a file."
+    )
+    processes: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that make input files and read answers, beside the run's own. None are needed to fill "
+        "an uplink.",
+    )
     deployment: str = Field(
         default="",
         description="Tells deployments apart that share one root, such as `staging` and `production`: each has a "
@@ -158,6 +171,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         return Limits(
             max_requests=min(profile.max_requests, self.max_requests_per_batch or profile.max_requests),
             max_bytes=min(profile.max_bytes, self.max_bytes_per_batch or profile.max_bytes),
+            max_tokens=self.max_tokens_per_batch,
         )
 
     def engine(
@@ -170,6 +184,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     ) -> Engine:
         """An engine that steps submissions on this account and store."""
         from ractobatch_dagster.submission.engine import Engine
+        from ractobatch_dagster.submission.parallel import Workers
 
         return Engine(
             self.store,
@@ -179,6 +194,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             log=log,
             enough=enough,
             largest_upload=largest_upload,
+            workers=Workers(self.transfers, self.processes),
         )
 
     def _address(self) -> tuple[str | None, str | None]:

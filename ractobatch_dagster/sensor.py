@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
 import dagster as dg
 
-from ractobatch_dagster.checks import ON_TIME, on_time
-from ractobatch_dagster.errors import RactobatchError
-from ractobatch_dagster.landing import confirm_landed
-from ractobatch_dagster.requesting import run_requests
-from ractobatch_dagster.resource import OpenAIBatchResource
-from ractobatch_dagster.spec import RESOURCE
-from ractobatch_dagster.submission.files import TableFiles
-from ractobatch_dagster.submission.heartbeat import FRESH, Heartbeat, beat, heartbeats
-from ractobatch_dagster.submission.watching import Open, Watch, open_submissions, tables
-
 __all__ = ["build_batch_sensor"]
-
-_TICK_SECONDS = 40.0
-"""Dagster ends a tick after 60 s, and then nothing of it counts."""
-
-_CALL_SECONDS, _RETRY_SECONDS = 8.0, 4.0
-"""How long one try of a call to the provider may take in a tick, of which there are two, and the pause between them."""
-
-_LARGEST_UPLOAD = 20e6
-"""Bytes of an input file that a tick uploads; for a larger one it asks for a run."""
-
-_SAID = 20
-"""How many sentences the skip reason has."""
 
 
 def build_batch_sensor(
@@ -71,138 +46,8 @@ def _sensor(
         description="Follows the open batches and materialises each table once every row has its outcome.",
     )
     def batches(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return _tick(context, getattr(context.resources, resource_key), resource_key, name)
+        from ractobatch_dagster.ticking import tick
+
+        return tick(context, getattr(context.resources, resource_key), resource_key, name)
 
     return batches
-
-
-def _tick(
-    context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, resource_key: str, name: str
-) -> dg.SensorResult:
-    end = time.monotonic() + _TICK_SECONDS
-    assets = _assets(context, resource_key)
-    random.shuffle(assets)  # whoever is not reached in time is not always the same
-    notes: list[str] = []
-    found: list[Open] = []
-    for asset in assets:
-        if time.monotonic() > end - _TICK_SECONDS / 2:
-            notes.append("the store is slow; not all tables were looked at")
-            break
-        found += _open(context, TableFiles(resource.store, asset), notes)
-    requests: list[dg.RunRequest] = []
-    alarms: dict[str, list[str]] = {}
-    if found:  # nothing is asked of the provider where nothing is open
-        watch = _watch(context, resource, notes, end)
-        ready = [
-            one for one in watch.step(found) if one.state.collected or one.state.ready or _is_large(one, watch.now)
-        ]
-        requests = run_requests(context, ready, watch)
-        alarms = watch.alarms
-    return _told(context, resource, name, sorted(assets), requests, notes, alarms)
-
-
-def _watch(context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, notes: list[str], end: float) -> Watch:
-    """A look with what is left of the tick's time."""
-    provider = resource.get_provider().hurried(_CALL_SECONDS, _RETRY_SECONDS)
-
-    def enough() -> bool:
-        return time.monotonic() > end
-
-    engine = resource.engine(log=context.log.info, provider=provider, enough=enough, largest_upload=_LARGEST_UPLOAD)
-    now, half = resource.now(), end - _TICK_SECONDS / 2
-    return Watch(
-        provider, engine, resource.patience, now, enough, lambda: time.monotonic() > half, turn=int(now), notes=notes
-    )
-
-
-def _told(
-    context: dg.SensorEvaluationContext,
-    resource: OpenAIBatchResource,
-    name: str,
-    assets: Sequence[str],
-    requests: list[dg.RunRequest],
-    notes: list[str],
-    alarms: Mapping[str, Sequence[str]],
-) -> dg.SensorResult:
-    """The tick's result, told in the log, in the skip reason, in checks, and as a sign of life."""
-    origin, now = context.code_location_origin, resource.now()
-    sensor = f"{name} of {origin.location_name}" if origin else name
-    beats = heartbeats(resource.store)
-    notes = [*notes, *_orphans(resource, assets, beats, now)]
-    events = _check_events(assets, beats.get(sensor), alarms)
-    told = {asset: tuple(texts) for asset, texts in alarms.items()}
-    beat(resource.store, sensor, Heartbeat(at=now, assets=tuple(assets), alarms=told))
-    late = [text for texts in told.values() for text in texts]
-    for note in notes:
-        context.log.info(note)
-    for text in late:
-        context.log.warning(text)
-    said = [*late, *notes]
-    if len(said) > _SAID:
-        said = [*said[:_SAID], f"and {len(said) - _SAID} more, in the log"]
-    skip_reason = None if requests else "; ".join(text.rstrip(".") for text in said) or "No submission is open."
-    return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
-
-
-def _is_large(one: Open, now: float) -> bool:
-    """Whether an input file that is too large for a tick waits to be uploaded: of a run that died, or a full queue."""
-    waiting = (batch for batch in one.state.batches if batch.stage == "planned" and batch.not_before <= now)
-    return not one.state.cancelled and any(batch.size > _LARGEST_UPLOAD for batch in waiting)
-
-
-def _assets(context: dg.SensorEvaluationContext, resource_key: str) -> list[str]:
-    """The batch assets of this code location that use the resource."""
-    if context.repository_def is None:
-        raise dg.DagsterInvariantViolationError("The sensor needs its repository: pass `definitions=` to the context.")
-    graph = context.repository_def.assets_defs_by_key
-    return [
-        "/".join(key.path) for key, asset in graph.items() if asset.metadata_by_key[key].get(RESOURCE) == resource_key
-    ]
-
-
-def _open(context: dg.SensorEvaluationContext, table: TableFiles, notes: list[str]) -> list[Open]:
-    """The open submissions of one table. What cannot be read is noted, and the other tables go on."""
-    try:
-        state = confirm_landed(context.instance, table)
-    except RactobatchError as error:
-        notes.append(f"{table.asset}: {error}")
-        return []
-    return list(open_submissions(table, state, notes))
-
-
-def _orphans(
-    resource: OpenAIBatchResource, assets: Collection[str], beats: Mapping[str, Heartbeat], now: float
-) -> list[str]:
-    """Open submissions of tables that no sensor looks after: their asset was renamed or removed."""
-    looked_after = {*assets, *(asset for one in beats.values() if now - one.at < FRESH for asset in one.assets)}
-    notes: list[str] = []
-    for table in tables(resource.store):
-        if table.asset in looked_after:
-            continue
-        try:
-            version = table.log.load()
-            open_ = version.state.open if version and version.state.owner.submission_asset else {}
-            left = [id_ for id_ in open_ if not table.submission(id_).state().cancelled]
-        except RactobatchError as error:
-            notes.append(f"{table.asset}: {error}")
-            continue
-        notes += [
-            f"submission {submission} of {table.asset!r} is open, and no asset is called so any more: bring it back, "
-            f"or run `ractobatch cancel --asset {table.asset}`"
-            for submission in left
-        ]
-    return notes
-
-
-def _check_events(
-    assets: Sequence[str], last: Heartbeat | None, alarms: Mapping[str, Sequence[str]]
-) -> list[dg.AssetCheckEvaluation]:
-    """The check of each table whose alarms are others than in the tick before."""
-    before = last.alarms if last else {}
-    return [
-        dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(asset.split("/")), check_name=ON_TIME, **on_time(alarms.get(asset, ()))
-        )
-        for asset in assets
-        if tuple(alarms.get(asset, ())) != before.get(asset, ())
-    ]

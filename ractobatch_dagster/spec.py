@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 
 from ractobatch_dagster.requests.body import RequestTemplate
-from ractobatch_dagster.requests.encode import request_hash
 from ractobatch_dagster.resource import OpenAIBatchResource
-from ractobatch_dagster.submission.files import TableFiles
-from ractobatch_dagster.submission.state import Owner
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.submission.collecting import Validator
+    from ractobatch_dagster.submission.files import TableFiles
     from ractobatch_dagster.submission.opening import OnChange, Terms
-    from ractobatch_dagster.submission.rounds import Validator
+    from ractobatch_dagster.submission.sealing import Rules
+    from ractobatch_dagster.submission.state import Owner
 
 __all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "OnTerminate"]
 
@@ -39,6 +39,7 @@ class BatchSpec:
     resource_key: str
     key: str | None
     partition_by: str | None
+    carry: tuple[str, ...] | None
     on_null: Literal["error", "skip"]
     dedupe: bool
     reuse: bool
@@ -48,6 +49,7 @@ class BatchSpec:
     on_terminate: OnTerminate
     completion_window: str
     ranges: bool
+    own_storage: bool
     poll_seconds: float
 
     @property
@@ -63,14 +65,20 @@ class BatchSpec:
     @property
     def code_version(self) -> str:
         """Hash of prompt, parameters and schema."""
+        from ractobatch_dagster.requests.encode import request_hash
+
         return request_hash("", self.template.endpoint, self.template.body(""))[:16]
 
     def table(self, resource: OpenAIBatchResource) -> TableFiles:
         """The table's corner of the store."""
+        from ractobatch_dagster.submission.files import TableFiles
+
         return TableFiles(resource.store, self.name)
 
     def owner(self) -> Owner:
         """Whose submissions these are."""
+        from ractobatch_dagster.submission.state import Owner
+
         submission = "/".join(self.submission_asset.path) if self.submission_asset else None
         return Owner(asset=self.name, submission_asset=submission, ranges=self.ranges)
 
@@ -81,6 +89,20 @@ class BatchSpec:
 
         output_type = self.template.output_type
         return None if output_type is None else lambda text: parse_text(text, output_type)[1]
+
+    @property
+    def rules(self) -> Rules:
+        """What the function's frames must keep to."""
+        from ractobatch_dagster.results.table import reserved_names
+        from ractobatch_dagster.submission.sealing import Rules
+
+        return Rules(
+            key=self.key,
+            reserved=reserved_names(self.template.output_type),
+            needed=self.carry or (),
+            on_null=self.on_null,
+            name=f"the frame of {self.name!r}",
+        )
 
     def terms(self, resource: OpenAIBatchResource, run_id: str) -> Terms:
         """What the requests of one submission share."""
@@ -95,7 +117,7 @@ class BatchSpec:
             repairs=self.repairs,
             dedupe=self.dedupe,
             reuse=self.reuse,
-            key=self.key,
+            rules=self.rules,
             on_change=self.on_change,
             run_id=run_id,
         )

@@ -8,9 +8,11 @@ not there".
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +39,7 @@ _LOGIN = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]*(?=@)")
 
 _CLIENT_OPTIONS = frozenset({"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout"})
 
-__all__ = ["Store", "StoreClock", "deployed", "partition_name", "partition_of", "table_name"]
+__all__ = ["Store", "StoreClock", "deployed", "partition_name", "table_name"]
 
 
 def partition_name(key: str | None) -> str:
@@ -50,13 +52,6 @@ def partition_name(key: str | None) -> str:
     if not key.strip("."):  # `.` and `..` are names of folders
         return key.replace(".", "%2E") or "%empty"
     return quote(key, safe=" -_.~=,:@+")
-
-
-def partition_of(name: str) -> str | None:
-    """The key that `partition_name` made this name from."""
-    if name == "%unpartitioned":
-        return None
-    return "" if name == "%empty" else unquote(name)
 
 
 def table_name(asset_key: str) -> str:
@@ -85,6 +80,7 @@ class Store:
             )
         if not re.match(r"[a-z][a-z0-9+.-]+://", text):
             text = Path(text).expanduser().absolute().as_uri()
+        self._given = text, dict(options or {})
         told = [value for name, value in (options or {}).items() if _SECRET_OPTION.search(name)]
         self._secrets = secrets_in([*told, *_LOGIN.findall(text)])
         self.url = _LOGIN.sub(MASK, text.rstrip("/"))
@@ -105,6 +101,9 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, self._given  # another process opens its own
 
     def uri(self, path: str) -> str:
         """Where the object is, for people and for other tools: a plain path on local disk, a URL elsewhere."""
@@ -167,6 +166,39 @@ class Store:
         with self._doing("write", path):
             obstore.put(self._store, path, data)
             self._sync(path)
+
+    def take(self, path: str, file: Path) -> None:
+        """Write or replace the object from a file of ours on this disk, which is gone afterwards."""
+        if self.local_path is not None:
+            with self._doing("write", path):
+                target = self.local_path / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                handle = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                try:
+                    file.replace(target)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:  # another disk
+                        raise
+                else:
+                    self._sync(path)
+                    return
+        self.write(path, file)
+        file.unlink()
+
+    def delete(self, prefix: str) -> None:
+        """Delete everything in this folder."""
+        import obstore
+
+        with self._doing("delete", prefix):
+            if self.local_path is not None:
+                shutil.rmtree(self.local_path / prefix, ignore_errors=not (self.local_path / prefix).exists())
+                return
+            for some in obstore.list(self._store, prefix):
+                obstore.delete(self._store, [item["path"] for item in some])
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object if nothing is there yet, in one atomic step; `False` if something was.
@@ -232,6 +264,14 @@ class Store:
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders directly in this folder, sorted."""
         return [path.rstrip("/").rsplit("/", 1)[-1] for path in self._listing(prefix)[0]]
+
+    def below(self, prefix: str, after: str) -> Iterator[tuple[str, str | None]]:
+        """The paths of all objects in this folder and those below it, from `after` on, each with its version's tag."""
+        import obstore
+
+        with self._doing("list", prefix):
+            for some in obstore.list(self._store, prefix, offset=after, chunk_size=1_000):
+                yield from ((item["path"], item["e_tag"]) for item in some)
 
     @contextmanager
     def _doing(self, verb: str, path: str, passing: type[BaseException] | tuple[()] = ()) -> Iterator[None]:

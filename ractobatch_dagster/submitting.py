@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
+from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
-from ractobatch_dagster.landing import confirm_landed
 from ractobatch_dagster.metadata import submission_metadata
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
@@ -16,13 +18,9 @@ from ractobatch_dagster.spec import BatchSpec
 from ractobatch_dagster.submission.engine import SUBMIT
 from ractobatch_dagster.submission.heartbeat import heartbeats, watched
 from ractobatch_dagster.submission.opening import Opened, open_submission
-from ractobatch_dagster.submission.state import SubmissionState
 from ractobatch_dagster.terminating import termination
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["partition_keys", "submit", "submit_run"]
+__all__ = ["create", "open_for_run", "partition_keys", "submit", "submit_run", "told"]
 
 
 def submit_run(
@@ -34,14 +32,8 @@ def submit_run(
     signature: Signature,
 ) -> dg.MaterializeResult[Any]:
     """Submit, and say how much went where."""
-    opened, states = submit(context, resource, arguments, spec=spec, signature=signature)
-    dashboard = resource.get_provider().profile.dashboard
-    shown = {key: submission_metadata(states[id_], key, dashboard) for key, id_ in opened.submissions.items()}
-    if len(shown) == 1:
-        return dg.MaterializeResult(metadata=next(iter(shown.values())))
-    for key, metadata in shown.items():
-        context.add_asset_metadata(metadata, partition_key=key)
-    return dg.MaterializeResult()
+    opened = submit(context, resource, arguments, spec=spec, signature=signature)
+    return told(context, resource, opened.submissions, spec=spec)
 
 
 def submit(
@@ -51,17 +43,28 @@ def submit(
     *,
     spec: BatchSpec,
     signature: Signature,
-) -> tuple[Opened, dict[str, SubmissionState]]:
-    """Open a submission for the run's partitions and create as many of its batches as the quota admits.
+) -> Opened:
+    """Open a submission for the run's partitions and create as many of its batches as the quota admits."""
+    with termination(context, resource, spec):
+        opened = open_for_run(context, resource, arguments, spec=spec, signature=signature)
+        create(context, resource, opened.submissions.values(), spec=spec)
+    return opened
 
-    Returns:
-        Which submission each partition is in, and the submissions' states.
-    """
+
+def open_for_run(
+    context: dg.AssetExecutionContext,
+    resource: OpenAIBatchResource,
+    arguments: Mapping[str, Any],
+    *,
+    spec: BatchSpec,
+    signature: Signature,
+) -> Opened:
+    """Call the user's function and open a submission for its rows; nothing is sent yet."""
     table = spec.table(resource)
-    frames = _checked_frames(context, arguments, spec, signature)
     confirm_landed(context.instance, table)
     _see_that_somebody_looks(context, resource, spec)
-    with termination(context, resource, spec):
+    with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+        frames = _frames(context, arguments, spec, signature, Path(folder))
         opened = open_submission(
             table,
             spec.owner(),
@@ -70,15 +73,38 @@ def submit(
             now=resource.now,
             progress=context.log.info,
         )
-        for id_ in opened.attached:
-            context.log.info(f"submission {id_} is open already: going on with it, nothing is sent twice")
-        engine = resource.engine(log=context.log.info)
-        for id_ in opened.withdrawn:
-            engine.discard(table.submission(id_))
-        states = {
-            id_: engine.advance(table.submission(id_), steps=SUBMIT) for id_ in sorted(set(opened.submissions.values()))
-        }
-    return opened, states
+    for id_ in opened.attached:
+        context.log.info(f"submission {id_} is open already: going on with it, nothing is sent twice")
+    for id_ in opened.withdrawn:
+        resource.engine(log=context.log.info).discard(table.submission(id_))
+    return opened
+
+
+def create(
+    context: dg.AssetExecutionContext, resource: OpenAIBatchResource, submissions: Iterable[str], *, spec: BatchSpec
+) -> None:
+    """Upload what is not up yet and create as many batches as the quota admits."""
+    table, engine = spec.table(resource), resource.engine(log=context.log.info)
+    for id_ in sorted(set(submissions)):
+        engine.advance(table.submission(id_), steps=SUBMIT)
+
+
+def told(
+    context: dg.AssetExecutionContext,
+    resource: OpenAIBatchResource,
+    submissions: Mapping[str | None, str],
+    *,
+    spec: BatchSpec,
+) -> dg.MaterializeResult[Any]:
+    """What a submission run says of its partitions, each of which is in one of these submissions."""
+    table, dashboard = spec.table(resource), resource.get_provider().profile.dashboard
+    states = {id_: table.submission(id_).state() for id_ in sorted(set(submissions.values()))}
+    shown = {key: submission_metadata(states[id_], key, dashboard) for key, id_ in submissions.items()}
+    if len(shown) == 1:
+        return dg.MaterializeResult(metadata=next(iter(shown.values())))
+    for key, metadata in shown.items():
+        context.add_asset_metadata(metadata, partition_key=key)
+    return dg.MaterializeResult()
 
 
 def _see_that_somebody_looks(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, spec: BatchSpec) -> None:
@@ -108,35 +134,19 @@ def partition_keys(context: dg.AssetExecutionContext) -> list[str | None]:
     return [str(key) for key in context.partition_keys] if partitioned else [None]  # a multi-dimensional key is no str
 
 
-def _checked_frames(
-    context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature
-) -> dict[str | None, pa.Table]:
-    """The frame of each partition, refused where it would lose rows or money later."""
-    from ractobatch_dagster.requests.frame import check_frame
-    from ractobatch_dagster.results.table import reserved_names
-
-    frames = _frames(context, arguments, spec, signature)
-    reserved = reserved_names(spec.template.output_type)
-    for key, rows in frames.items():
-        check_frame(rows, key=spec.key, reserved=reserved, where=_where(spec, key), on_null=spec.on_null)
-    total = sum(map(len, frames.values()))
-    context.log.info(f"{total:,} rows in {len(frames)} partitions" if None not in frames else f"{total:,} rows")
-    return frames
-
-
 def _frames(
-    context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature
-) -> dict[str | None, pa.Table]:
-    from ractobatch_dagster.requests.frame import to_arrow
+    context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature, folder: Path
+) -> dict[str | None, Any]:
+    """The frame of each partition, as the user's function gives it."""
 
-    def call(given: Mapping[str, Any], key: str | None) -> pa.Table:
-        return to_arrow(signature.call(context, given), what=_where(spec, key))
+    def call(given: Mapping[str, Any]) -> Any:
+        return signature.call(context, given)
 
     keys = partition_keys(context)
     if spec.partition_by is not None and keys != [None]:
-        return _split(call(arguments, None), spec, keys)
+        return _split(call(arguments), spec, keys, folder)
     if len(keys) == 1:
-        return {keys[0]: call(arguments, keys[0])}
+        return {keys[0]: call(arguments)}
     return _each(arguments, spec, signature, keys, call)
 
 
@@ -145,8 +155,8 @@ def _each(
     spec: BatchSpec,
     signature: Signature,
     keys: list[str | None],
-    call: Callable[[Mapping[str, Any], str | None], pa.Table],
-) -> dict[str | None, pa.Table]:
+    call: Callable[[Mapping[str, Any]], Any],
+) -> dict[str | None, Any]:
     """Call the function once for each partition, with that partition of every upstream frame.
 
     Raises:
@@ -161,22 +171,20 @@ def _each(
             "that holds each row's partition as `partition_by=`, or set `backfill_policy=BackfillPolicy.multi_run()`."
         )
     others = {name: value for name, value in arguments.items() if name not in frames}
-    return {key: call({**others, **{name: value[key] for name, value in frames.items()}}, key) for key in keys}
+    return {key: call({**others, **{name: value[key] for name, value in frames.items()}}) for key in keys}
 
 
-def _split(rows: pa.Table, spec: BatchSpec, keys: list[str | None]) -> dict[str | None, pa.Table]:
+def _split(frame: Any, spec: BatchSpec, keys: list[str | None], folder: Path) -> dict[str | None, Any]:
     """The rows of each partition of this run, told by the column `partition_by`; the others are not this run's."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    from ractobatch_dagster.requests.frame import open_frame
+    from ractobatch_dagster.requests.split import split_frame
 
-    if spec.partition_by not in rows.column_names:
+    where = spec.rules.where(None)
+    stream = open_frame(frame, what=where)
+    if spec.partition_by not in stream.schema.names:
         raise InvalidInputError(
-            f"{_where(spec, None)} has no column {spec.partition_by!r}, which `partition_by=` names; its columns are "
-            f"{rows.column_names}."
+            f"{where} has no column {spec.partition_by!r}, which `partition_by=` names; its columns are "
+            f"{stream.schema.names}."
         )
-    names = rows[spec.partition_by].cast(pa.string())
-    return {key: rows.filter(pc.equal(names, key)) for key in keys}
-
-
-def _where(spec: BatchSpec, key: str | None) -> str:
-    return f"the frame of {spec.name!r}" + (f", partition {key!r}" if key is not None else "")
+    streams = split_frame(stream, str(spec.partition_by), [str(key) for key in keys], folder)
+    return {key: streams[str(key)] for key in keys}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import BatchSpec
-from ractobatch_dagster.submission.cancelling import Chosen, cancel, choose
+
+if TYPE_CHECKING:
+    from ractobatch_dagster.submission.cancelling import Chosen
 
 __all__ = ["termination"]
 
@@ -27,6 +30,8 @@ def termination(context: dg.AssetExecutionContext, resource: OpenAIBatchResource
         run = context.instance.get_run_by_id(context.run.run_id)
         wanted = run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
         if wanted and spec.on_terminate == "cancel":
+            from ractobatch_dagster.submission.cancelling import cancel, choose
+
             mine = [one for one in choose([spec.table(resource)]) if _is_mine(context, one)]
             cancel(resource.engine(log=context.log.info), mine, context.log.info)
         else:

@@ -171,6 +171,21 @@ def test_importing_the_package_is_light() -> None:
     assert _loaded_by("import ractobatch_dagster").isdisjoint({*HEAVY, "pydantic", "msgspec"})
 
 
+_LOCATION = """
+import dagster, ractobatch_dagster as package
+for name in package.__all__:
+    getattr(package, name)
+def answers(frame): return frame
+package.batch_asset(model="gpt-4o-mini", prompt="p", key="id")(answers).definitions
+package.OpenAIBatchResource(root="nowhere")
+"""
+
+
+def test_a_code_location_is_light() -> None:
+    """All public names, and assets defined with them, load no DataFrame library, no client and no store."""
+    assert _loaded_by(_LOCATION).isdisjoint({*HEAVY, "tqdm", "genai_prices"} - {"dagster"})
+
+
 def test_the_processor_needs_no_dagster() -> None:
     """The processor and its models load neither Dagster nor a DataFrame library, nor openai before the first call."""
     names = "OpenAIBatchProcessor, BatchItem, RactoPrompt, BatchStatus, LLMResponse"
@@ -196,9 +211,10 @@ def _imports(path: Path) -> set[str]:
 
 DAGSTER_LAYER = {
     *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "terminating", "requesting"),
-    *("signature", "spec", "metadata", "cancelling"),
+    *("confirming", "ticking", "pieces", "signature", "spec", "metadata", "cancelling"),
 }
 CORE = ("attachment", "errors", "json_schema", "models", "operating", "processor", "prompt", "secrecy", "store")
+CORE += ("processes", "table_file")
 CORE += ("local", "provider", "requests", "results", "submission")
 
 

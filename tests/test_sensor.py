@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -11,6 +12,8 @@ import pytest
 from ractobatch_dagster import batch_asset, build_batch_sensor
 from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.requesting import _Run, contiguous, next_attempt
+from ractobatch_dagster.store import Store
+from ractobatch_dagster.submission.files import TableFiles
 from tests.project import Project, failure
 
 FAILING = {"fail": True}
@@ -134,7 +137,7 @@ def test_a_large_input_file_is_uploaded_by_a_run(
     batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tick has no time for it; it asks for a run of the table, which uploads and creates and ends without a table."""
-    monkeypatch.setattr("ractobatch_dagster.sensor._LARGEST_UPLOAD", 10.0)
+    monkeypatch.setattr("ractobatch_dagster.ticking._LARGEST_UPLOAD", 10.0)
     project = Project(batch_server, tmp_path, ASSETS, max_retries=0)
     batch_server.faults = Faults(outage=100)
     project.run("one_submission")
@@ -154,3 +157,62 @@ def test_a_tick_without_anything_open_needs_no_key(
     project = Project(batch_server, tmp_path, ASSETS, api_key=None)
     assert project.tick().skip_message == "No submission is open."
     assert not batch_server.calls
+
+
+def crowded(server: LocalServer, folder: Path, count: int) -> Project:
+    """A table with so many partitions, each in a submission of its own."""
+    days = dg.StaticPartitionsDefinition([f"p{number:02d}" for number in range(count)])
+
+    @batch_asset(model="gpt-4o-mini", partitions_def=days, reuse=False)
+    def many(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        return pd.DataFrame({"user_message": [context.partition_key]})
+
+    project = Project(server, folder, many.assets)
+    for key in days.get_partition_keys():
+        result = project.run("many_submission", partition=key)
+        assert result.success, failure(result)
+    return project
+
+
+def test_a_tick_over_many_submissions_asks_the_provider_once(tmp_path: Path) -> None:
+    """One page of the list and one sentence for all; and what another process commits is seen by the next tick."""
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        project = crowded(server, tmp_path, 5)
+        before = server.calls
+        ticked = project.tick()
+        assert server.calls - before == {("GET", "/v1/batches"): 1}
+        progress = "0 of 5 batches ended, 5 running, 0 of 5 requests answered, in 5 submissions"
+        assert ticked.skip_message == f"many: {progress}"
+        other = TableFiles(Store(project.resource.root), "many")
+        other.submission(project.submissions("many")[3].id).replace(lambda _: {"collected": True})
+        (request,) = project.tick().run_requests
+        assert request.partition_key == "p03"
+
+
+def test_runs_are_asked_for_in_one_query(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many submissions that are ready cost Dagster's storage one query, and each still has its own attempts."""
+    project = crowded(batch_server, tmp_path, 5)
+    batch_server.wait_idle()
+    asked = []
+    real = dg.DagsterInstance.get_run_records
+
+    def counting(instance: dg.DagsterInstance, filters: dg.RunsFilter, **options: Any) -> Any:
+        asked.append(filters)
+        return real(instance, filters, **options)
+
+    monkeypatch.setattr(dg.DagsterInstance, "get_run_records", counting)
+    first = project.tick().run_requests
+    assert len(first) == 5
+    assert len(asked) == 1
+    job = project.defs.resolve_implicit_global_asset_job_def()
+    project.instance.create_run_for_job(
+        job,
+        tags=dict(first[3].tags),
+        status=dg.DagsterRunStatus.STARTED,
+        asset_selection=frozenset([dg.AssetKey("many")]),
+    )
+    second = project.tick().run_requests
+    assert {one.run_key for one in first} - {one.run_key for one in second} == {first[3].run_key}
+    assert len(second) == 4

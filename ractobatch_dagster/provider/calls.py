@@ -19,7 +19,7 @@ from ractobatch_dagster.provider.account import Account, without_password
 from ractobatch_dagster.provider.profile import PROFILES, Profile, kind_of
 from ractobatch_dagster.provider.remote import Page, RemoteBatch, UploadedFile, read_batch, read_file
 from ractobatch_dagster.provider.retry import VISIBLE_AFTER, Budget, Policy
-from ractobatch_dagster.provider.translate import not_found_yet, translated
+from ractobatch_dagster.provider.translate import misses_file, translated
 from ractobatch_dagster.secrecy import holds_secret, redacted, secrets_in
 
 __all__ = ["Calls", "Steps", "expected_length", "writing"]
@@ -128,7 +128,7 @@ class Calls:
                 )
                 return read_batch(batch, self._hide)
             except ProviderError as error:
-                if pause is None or waited + pause > self._account.patience or not not_found_yet(error):
+                if pause is None or waited + pause > self._account.patience or not misses_file(error):
                     raise
                 log.warning("%s; trying again in %.1f s", error, pause)
             waited += pause

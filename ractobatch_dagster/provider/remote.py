@@ -10,7 +10,17 @@ from ractobatch_dagster.errors import ProviderAPIError
 from ractobatch_dagster.models import BatchJobInfo, BatchStatus
 from ractobatch_dagster.secrecy import redacted
 
-__all__ = ["Issue", "Page", "RemoteBatch", "UploadedFile", "read_batch", "read_file", "read_status"]
+__all__ = [
+    "Issue",
+    "Page",
+    "RemoteBatch",
+    "UploadedFile",
+    "read_batch",
+    "read_file",
+    "read_status",
+    "says_file_missing",
+    "says_queue_full",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +162,20 @@ def read_file(file: Any, hide: Callable[[str], str] = redacted) -> UploadedFile:
         size=_count(file, "bytes"),
         created_at=_seconds(getattr(file, "created_at", None)),
     )
+
+
+def says_queue_full(message: str, code: str | None = None) -> bool:
+    """Whether a create or a batch was refused for want of quota, which passes."""
+    return code == "token_limit_exceeded" or any(words in message.lower() for words in _QUEUE_FULL)
+
+
+def says_file_missing(message: str) -> bool:
+    """Whether a create or a batch was refused for want of its input file: deleted, or not visible everywhere yet."""
+    return any(words in message.lower() for words in _FILE_MISSING)
+
+
+_QUEUE_FULL = ("enqueued token", "token_limit_exceeded")
+_FILE_MISSING = ("cannot find file", "file not found", "no such file")
 
 
 def _issue(error: Any, hide: Callable[[str], str]) -> Issue:

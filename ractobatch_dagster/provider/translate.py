@@ -14,10 +14,11 @@ from ractobatch_dagster.errors import (
     ProviderTimeoutError,
     QueueFullError,
 )
+from ractobatch_dagster.provider.remote import says_file_missing, says_queue_full
 from ractobatch_dagster.provider.retry import asked_pause
 from ractobatch_dagster.secrecy import redacted
 
-__all__ = ["not_found_yet", "translated"]
+__all__ = ["misses_file", "translated"]
 
 _HTTP_CLIENTS = ("httpx2", "httpx", "httpcore2", "httpcore")
 
@@ -70,9 +71,9 @@ def _of_status(error: Any, doing: str, creating: bool, now: float, secrets: Coll
 def _is_queue_full(status: int, code: str | None, message: str) -> bool:
     if status == 429:
         return code not in ("insufficient_quota", "billing_hard_limit_reached")
-    return status == 400 and ("token_limit_exceeded" in (code or message) or "nqueued token" in message)
+    return status == 400 and says_queue_full(message, code)
 
 
-def not_found_yet(error: ProviderError) -> bool:
-    """Whether a create was refused only because a file just uploaded is not visible everywhere yet."""
-    return error.status_code in (400, 404) and "cannot find file" in str(error).lower()
+def misses_file(error: ProviderError) -> bool:
+    """Whether a create was refused for want of its input file: it is gone, or not visible everywhere yet."""
+    return error.refused and says_file_missing(str(error))

@@ -1,18 +1,18 @@
-"""Request lines into input files within the provider's limits."""
+"""Which rows make one batch: as many in a row as fit the provider's limits."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import TYPE_CHECKING
 
-from ractobatch_dagster.errors import InvalidInputError, StoreError
+if TYPE_CHECKING:
+    import numpy as np
 
-__all__ = ["CutFile", "Cutter", "Limits"]
+__all__ = ["Cut", "Limits", "cut"]
+
+_BYTES_PER_TOKEN = 3
+"""English has more bytes a token, Chinese about so many: an estimate that is seldom too low."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,97 +22,54 @@ class Limits:
     Attributes:
         max_requests: Lines; OpenAI takes 50,000.
         max_bytes: Bytes; OpenAI takes 200 MB and does not say which kind, so we stay well below either.
+        max_tokens: Input tokens, estimated from the bytes of the lines; a provider's queue takes only so many of one
+            model. `None` is no limit.
     """
 
     max_requests: int
     max_bytes: int
+    max_tokens: int | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes, where tokens are counted as bytes as well."""
+        by_tokens = self.max_bytes if self.max_tokens is None else self.max_tokens * _BYTES_PER_TOKEN
+        return min(self.max_bytes, by_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class CutFile:
-    """One finished input file."""
+class Cut:
+    """The rows of one batch, ascending, and the bytes of its lines."""
 
-    number: int
-    requests: int
+    rows: np.ndarray
     size: int
 
 
-class Cutter:
-    """Writes lines to a file on disk and hands each file over as soon as the next line would not fit.
+def cut(chunks: Iterable[tuple[np.ndarray, np.ndarray]], limits: Limits) -> Iterator[Cut]:
+    """Cut rows into batches; each is handed over as soon as the next row would not fit.
 
     Args:
-        limits: When to start a new file.
-        done: Called with each finished file and its path, which is gone afterwards.
-        first: The number of the first file.
+        chunks: Row numbers, ascending, and the bytes of the line of each.
+        limits: What one batch may hold.
     """
+    import numpy as np
 
-    def __init__(self, limits: Limits, done: Callable[[CutFile, Path], None], *, first: int = 0) -> None:
-        self._limits = limits
-        self._done = done
-        self._number = first
-        self._requests = 0
-        self._size = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="ractobatch-")
-        self._file: IO[bytes] | None = None
-        self.files: list[CutFile] = []
-
-    def __enter__(self) -> Cutter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-            elif self._file is not None:
-                with suppress(OSError):  # what was in the way is on its way up already
-                    self._file.close()
-        finally:
-            self._folder.cleanup()
-
-    def add(self, line: bytes, *, what: str) -> None:
-        """Append one line, its line feed included.
-
-        Raises:
-            InvalidInputError: The line alone is over the limit; `what` names it.
-        """
-        if len(line) > self._limits.max_bytes:
-            raise InvalidInputError(
-                f"{what} makes a request of {len(line):,} bytes, and one input file takes {self._limits.max_bytes:,}."
-            )
-        if self._requests >= self._limits.max_requests or self._size + len(line) > self._limits.max_bytes:
-            self._finish()
-        try:
-            if self._file is None:
-                self._file = self._path.open("wb", buffering=1 << 18)
-            self._file.write(line)
-        except OSError as error:
-            raise self._full(error) from error
-        self._requests += 1
-        self._size += len(line)
-
-    def _full(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"Could not write {self._path}, where input files are made: {error}. Is the disk full? TMPDIR names "
-            "another folder. Nothing was sent."
-        )
-
-    @property
-    def _path(self) -> Path:
-        return Path(self._folder.name) / f"{self._number:05d}.jsonl"
-
-    def _finish(self) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.close()
-        except OSError as error:
-            raise self._full(error) from error
-        cut = CutFile(self._number, self._requests, self._size)
-        self._done(cut, self._path)
-        self._path.unlink()
-        self.files.append(cut)
-        self._number += 1
-        self._requests = self._size = 0
-        self._file = None
+    waiting: list[np.ndarray] = []
+    requests = size = 0
+    for rows, sizes in chunks:
+        total = np.cumsum(sizes, dtype=np.int64)
+        start, before = 0, 0
+        while start < len(rows):
+            fits = int(np.searchsorted(total, before + limits.most_bytes - size, side="right"))
+            if not waiting:
+                fits = max(fits, start + 1)  # a line over the limit goes alone, and fails alone
+            stop = min(fits, start + limits.max_requests - requests)
+            if stop > start:
+                waiting.append(rows[start:stop])
+                requests, size = requests + stop - start, size + int(total[stop - 1]) - before
+                start, before = stop, int(total[stop - 1])
+            if start < len(rows):
+                yield Cut(np.concatenate(waiting), size)
+                waiting, requests, size = [], 0, 0
+    if waiting:
+        yield Cut(np.concatenate(waiting), size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +14,7 @@ from ractobatch_dagster.errors import InvalidInputError
 if TYPE_CHECKING:
     from ractobatch_dagster.requests.body import RequestTemplate
 
-__all__ = ["Encoder", "encode_line", "json_line", "request_hash"]
+__all__ = ["Encoder", "custom_id", "encode_line", "escape", "request_hash"]
 
 _BREAKS = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 """Line breaks to some readers; legal in JSON, but escaped they break nobody's."""
@@ -28,12 +28,7 @@ def encode_line(custom_id: str, body: Mapping[str, Any], *, endpoint: str) -> by
     Raises:
         InvalidInputError: The body holds what JSON has no word for (NaN, infinity, a lone surrogate, an object).
     """
-    return json_line({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body}) + b"\n"
-
-
-def json_line(request: Mapping[str, Any]) -> bytes:
-    """A request as the bytes of its line, without the line feed."""
-    return _json(request)
+    return _json({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body}) + b"\n"
 
 
 def request_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> str:
@@ -45,57 +40,120 @@ def request_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_json([provider, endpoint, body], sort_keys=True)).hexdigest()[:32]
 
 
-class Encoder:
-    """`encode_line` and `request_hash` for many texts of one template, which is rendered once.
+class Encoder(msgspec.Struct, frozen=True):
+    """The requests of one template, which is rendered once: what stands around the prompts, as bytes.
 
-    Args:
-        provider: Whose requests they are.
-        template: What they share.
-
-    Raises:
-        InvalidInputError: The template itself cannot be written as JSON.
+    Attributes:
+        shared: Stands for all that the requests share, in their hashes.
+        head: A line up to its `custom_id`.
+        middle: What is between `custom_id` and prompt.
+        tail: What comes behind the prompt.
+        repair: The same where an answer is shown to the model again: up to the answer, up to what is wrong with it,
+            and the end.
     """
 
-    def __init__(self, provider: str, template: RequestTemplate) -> None:
-        text = _absent_from(_json([provider, template.body("")]))
-        place = f'"{text}"'.encode()
-        line = encode_line("\x00", template.body(text), endpoint=template.endpoint)
-        identity = _json([provider, template.endpoint, template.body(text)], sort_keys=True)
-        self._before_id, _, after = line.partition(b"\\u0000")
-        self._after_id, _, self._end = after.partition(place)
-        before, _, self._identity_end = identity.partition(place)
-        self._identity = hashlib.sha256(before)
+    shared: bytes
+    head: bytes
+    middle: bytes
+    tail: bytes
+    repair: tuple[bytes, bytes, bytes]
 
-    @staticmethod
-    def escaped(text: str) -> bytes:
-        """A text as JSON, which is what the other methods take.
+    @classmethod
+    def of(cls, provider: str, template: RequestTemplate) -> Encoder:
+        """The encoder of a template and of the provider that it is sent to.
 
         Raises:
-            InvalidInputError: It holds half a character, which no UTF-8 has.
+            InvalidInputError: The template cannot be written as JSON, or has no place for a prompt.
         """
-        try:
-            return _unbroken(msgspec.json.encode(text))
-        except UnicodeEncodeError as error:
-            raise _half_a_character(error) from error
+        prompt, answer, problem = _absent_from(_json([provider, template.body("")]), 3)
+        body = template.body(prompt)
+        line, holes = encode_line("\x00", body, endpoint=template.endpoint), [f'"{prompt}"', f'"{answer}"', problem]
+        if line.count(holes[0].encode()) != 1:
+            raise InvalidInputError("the request has no place for the prompt: `extra` must not replace `messages`")
+        around = _json([provider, template.endpoint, body], sort_keys=True).partition(holes[0].encode())
+        shared = hashlib.sha256(b"%d " % len(around[0]) + around[0] + around[2]).digest()
+        head, _, rest = line.partition(b"\\u0000")
+        middle, _, tail = rest.partition(holes[0].encode())
+        shown = [
+            *body["messages"],
+            {"role": "assistant", "content": answer},
+            {
+                "role": "user",
+                "content": f"This answer is not valid: {problem}\nGive the corrected answer, and only that.",
+            },
+        ]
+        rest = encode_line("", {**body, "messages": shown}, endpoint=template.endpoint)
+        pieces = []
+        for hole in holes:
+            piece, _, rest = rest.partition(hole.encode())
+            pieces.append(piece)
+        return cls(shared, head, middle, tail, (pieces[1], pieces[2], rest))
 
-    def line(self, custom_id: str, escaped: bytes) -> bytes:
-        """The line of a request; the `custom_id` holds nothing that needs an escape."""
-        return b"".join((self._before_id, custom_id.encode(), self._after_id, escaped, self._end))
+    def hash(self, escaped: bytes) -> bytes:
+        """The request's identity: 16 bytes of SHA-256 over what all share and the prompt, as `escape` gives it."""
+        return hashlib.sha256(self.shared + escaped).digest()[:16]
 
-    def hash(self, escaped: bytes) -> str:
-        """The request's identity, the same as `request_hash` gives."""
-        state = self._identity.copy()
-        state.update(escaped)
-        state.update(self._identity_end)
-        return state.hexdigest()[:32]
+    def hashes(self, escaped: Iterable[bytes]) -> list[bytes]:
+        """The identity of each request, as `hash`."""
+        shared, sha256 = self.shared, hashlib.sha256
+        return [sha256(shared + one).digest()[:16] for one in escaped]
+
+    def lines(self, rows: Iterable[int], escaped: Iterable[bytes]) -> bytes:
+        """The lines of many rows at once, as `line` with the `custom_id` of each."""
+        head, middle, tail = self.head, self.middle, self.tail
+        return b"".join(
+            [
+                piece
+                for row, one in zip(rows, escaped, strict=True)
+                for piece in (head, b"row-%08d" % row, middle, one, tail)
+            ]
+        )
+
+    def line(self, id_: bytes, escaped: bytes) -> bytes:
+        """The line of a request, its line feed included; the `custom_id` holds nothing that needs an escape."""
+        return b"".join((self.head, id_, self.middle, escaped, self.tail))
+
+    def repaired(self, id_: bytes, escaped: bytes, answer: str, problem: str) -> bytes:
+        """The line that shows the model an answer of its own, and what is wrong with it."""
+        before, between, end = self.repair
+        said = escape(problem)[1:-1]
+        return b"".join((self.head, id_, self.middle, escaped, before, escape(answer), between, said, end))
+
+    @property
+    def overhead(self) -> int:
+        """How many bytes of a line are neither prompt nor `custom_id`."""
+        return len(self.head) + len(self.middle) + len(self.tail)
 
 
-def _absent_from(rendered: bytes) -> str:
-    """A text that is not in what was rendered, to be put where the prompts go."""
-    number = 0
-    while (text := f"prompt-{number}").encode() in rendered:
-        number += 1
-    return text
+def custom_id(row: int) -> str:
+    """The `custom_id` of a row's request, by the row's number in its submission."""
+    return f"row-{row:08d}"
+
+
+def escape(text: str) -> bytes:
+    """A text as JSON, which is what the encoder takes.
+
+    Raises:
+        InvalidInputError: It holds half a character, which no UTF-8 has.
+    """
+    try:
+        escaped = _encode(text)
+    except UnicodeEncodeError as error:
+        raise _half_a_character(error) from error
+    # looked for in the text, where one character is found many times faster than its bytes are
+    broken = not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text)
+    return _unbroken(escaped) if broken else escaped
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _absent_from(rendered: bytes, count: int) -> list[str]:
+    """Texts that are not in what was rendered, to be put where something is to go."""
+    start = 0
+    while any(f"place-{start}-{number}".encode() in rendered for number in range(count)):
+        start += 1
+    return [f"place-{start}-{number}" for number in range(count)]
 
 
 def _json(value: Any, *, sort_keys: bool = False) -> bytes:

@@ -1,17 +1,18 @@
-"""A DataFrame of prompts, of any kind, checked and made Arrow."""
+"""A DataFrame of prompts, of any kind, as a stream of Arrow record batches, and that stream in blocks of fixed rows."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ractobatch_dagster.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CUSTOM_ID", "PROMPT", "REQUEST_HASH", "check_frame", "digest", "to_arrow"]
+__all__ = ["BLOCK", "CUSTOM_ID", "PROMPT", "REQUEST_HASH", "blocks", "joined", "open_frame", "size", "to_arrow"]
 
 PROMPT = "user_message"
 """The column that holds the prompt."""
@@ -19,159 +20,341 @@ PROMPT = "user_message"
 CUSTOM_ID = "custom_id"
 REQUEST_HASH = "llm_request_hash"
 
+BLOCK = 512
+"""Rows in a block; a power of two, so that it can be halved down to one row."""
 
-def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
-    """Anything that speaks Arrow as a table: pandas, Polars (lazy too), PyArrow, DuckDB, record batch readers.
+BLOCK_BYTES = 32 << 20
+"""A block of more than this many bytes is halved."""
+
+_CSV_BYTES = 1 << 20
+"""What is read of a CSV file at a time: no row may be longer."""
+
+_READ_BYTES = 1 << 18
+"""What is read of a Parquet column at a time; without it, a column of a row group is read whole."""
+
+_Opened: TypeAlias = "tuple[pa.Schema, Iterator[pa.RecordBatch]]"
+
+
+def open_frame(frame: Any, *, what: str = "the frame") -> pa.RecordBatchReader:
+    """Anything that speaks Arrow as a stream that is read once, in memory that does not grow with the rows.
+
+    Args:
+        frame: A DataFrame of pandas or Polars (lazy too), a PyArrow table, record batch, reader, dataset or scanner, a
+            DuckDB relation, anything else with `__arrow_c_stream__`, the path of a `.parquet` or `.csv` file or of a
+            folder of Parquet files, or an iterator or list of any of those. A Polars before 1.34 collects a lazy
+            frame whole.
+        what: How to call it in an error.
 
     Raises:
-        InvalidInputError: It is no DataFrame, or one of its columns holds values of several kinds.
+        InvalidInputError: It is no DataFrame, or one of its columns holds values of several kinds. Reading the stream
+            raises it too, where only the values tell.
     """
     import pyarrow as pa
 
-    if isinstance(frame, pa.Table):
-        return _plain_text(frame).replace_schema_metadata(None)
-    module = type(frame).__module__.partition(".")[0]
+    if isinstance(frame, Iterator | list | tuple) and not isinstance(frame, pa.RecordBatchReader):
+        schema, batches = _several(iter(frame), what)
+    else:
+        with _becoming(what):
+            schema, batches = _opened(frame, what)
+    plain = pa.schema([_plain_field(field) for field in schema])
+    return pa.RecordBatchReader.from_batches(plain, _cast(batches, plain, what))
+
+
+def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
+    """All of `open_frame` in memory, as a table."""
+    return open_frame(frame, what=what).read_all()
+
+
+def blocks(stream: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The same rows in blocks whose boundaries do not depend on how the stream was cut.
+
+    A block is a run of `BLOCK` rows, the last of fewer. One of more than `BLOCK_BYTES` is cut after its first
+    `BLOCK / 2` rows, each part over that again at half of its rows, until it is not or has one row.
+    """
+    place = 0  # of the first row held, in its run of BLOCK rows
+    held: list[pa.RecordBatch] = []
+    rows = weight = 0
+    for batch in stream:
+        start = 0
+        while start < len(batch):
+            part = batch.slice(start, BLOCK - place - rows)
+            held.append(part)
+            start, rows, weight = start + len(part), rows + len(part), weight + size(part)
+            if place + rows < BLOCK and weight <= BLOCK_BYTES:
+                continue
+            rest = joined(held)
+            for piece in _pieces(rest, place):
+                place = (place + len(piece)) % BLOCK
+                rest = rest.slice(len(piece))
+                yield piece
+            held, rows, weight = [rest] if len(rest) else [], len(rest), size(rest)
+    if held:
+        yield from _pieces(joined(held), place, last=True)
+
+
+def _pieces(rows: pa.RecordBatch, place: int, *, last: bool = False) -> Iterator[pa.RecordBatch]:
+    """The blocks that these rows begin with, the first of them at this place in its run of `BLOCK` rows."""
+    while len(rows):
+        step = place & -place or BLOCK  # as far as the half goes that begins here
+        while step > 1 and size(rows.slice(0, step)) > BLOCK_BYTES:
+            step //= 2
+        if len(rows) < step and not last:
+            return  # what is missing may still make it too large
+        yield rows.slice(0, step)
+        rows = rows.slice(step)
+        place = (place + step) % BLOCK
+
+
+def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """One record batch of several, without a copy where there is one; dictionaries that differ are made one."""
+    import pyarrow as pa
+
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def size(rows: pa.RecordBatch) -> int:
+    """Bytes of the rows' values: the sum over the rows, however they are cut and whatever buffers they share."""
+    return sum(map(_size, rows.columns))
+
+
+def _size(array: pa.Array) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if pa.types.is_struct(kind):
+        return sum(_size(array.field(index)) for index in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        start, end = (array.offsets[index].as_py() for index in (0, -1))
+        return 4 * len(array) + _size(array.values.slice(start, end - start))
+    if _is_bytes(kind):
+        return 4 * len(array) + int(pc.sum(pc.binary_length(array)).as_py() or 0)
     try:
-        if module == "pandas" and hasattr(frame, "columns"):
-            return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        if module == "polars" and hasattr(frame, "collect"):
-            frame = frame.collect()
-        if module == "duckdb" and hasattr(frame, "to_arrow_table"):
-            frame = frame.to_arrow_table()  # the stream of older ones takes no schema
-        if hasattr(frame, "__arrow_c_stream__"):
-            return _plain_text(pa.table(frame)).replace_schema_metadata(None)
-    except (ValueError, TypeError, NotImplementedError) as error:  # Arrow's own errors among them
-        reason = "; ".join(str(part) for part in error.args)
-        raise InvalidInputError(
-            f"A column of {what} cannot become Arrow: {reason}. Give it one type, and a name of its own."
-        ) from error
+        return len(array) * int((kind.bit_width + 7) // 8)  # that of a dictionary's is the index's
+    except ValueError:
+        return int(array.nbytes)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    tests = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
+    return any(test(kind) for test in tests)
+
+
+def _opened(frame: Any, what: str) -> _Opened:
+    """The schema and the batches of a frame of any kind, its types as they are."""
+    import pyarrow as pa
+
+    module = type(frame).__module__.partition(".")[0]
+    if isinstance(frame, str | Path):
+        return _file(Path(frame), what)
+    if module == "pandas" and hasattr(frame, "columns"):
+        return _pandas(frame, what)
+    if module == "polars" and hasattr(frame, "collect"):
+        return _lazy(frame)
+    if module == "duckdb" and hasattr(frame, "fetch_arrow_reader"):  # the stream of older ones takes no schema
+        return _arrow(getattr(frame, "to_arrow_reader", frame.fetch_arrow_reader)(BLOCK))
+    if module == "pyarrow" and hasattr(frame, "scanner"):
+        return _dataset(frame)
+    if module == "pyarrow" and hasattr(frame, "dataset_schema"):  # a scanner reads ahead as far as it was told to
+        return _arrow(frame.to_reader())
+    if isinstance(frame, pa.RecordBatchReader):  # as it is: through the C stream, what it raises would lose its type
+        return _arrow(frame)
+    if hasattr(frame, "__arrow_c_stream__"):
+        return _arrow(pa.RecordBatchReader.from_stream(frame))
     raise InvalidInputError(
         f"{what[0].upper()}{what[1:]} is a {type(frame).__name__}. Return a DataFrame: pandas, Polars, PyArrow, "
-        "DuckDB, or anything else with `__arrow_c_stream__`."
+        "DuckDB, or anything else with `__arrow_c_stream__`; an iterator of them; or the path of a .parquet or .csv "
+        "file."
     )
 
 
-def check_frame(
-    table: pa.Table, *, key: str | None, reserved: Iterable[str], where: str, on_null: str = "error"
-) -> None:
-    """Refuse what would lose rows or money later, before anything is sent.
+def _arrow(reader: pa.RecordBatchReader) -> _Opened:
+    return reader.schema, iter(reader)
 
-    Args:
-        table: The user's rows.
-        key: The column that must identify a row, if any.
-        reserved: Names that the result table will add.
-        where: How to call this frame in an error.
-        on_null: `error` refuses a row without a prompt; `skip` lets it through as a row that is not sent.
 
-    Raises:
-        InvalidInputError: Names the column, and the row (counted from 0) with its key.
-    """
+def _pandas(frame: Any, what: str) -> _Opened:
+    """Some rows at a time, by types that are decided over all of them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if PROMPT not in table.column_names:
-        raise InvalidInputError(f"{where} has no column {PROMPT!r}; its columns are {table.column_names}.")
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise InvalidInputError(f"{where} has several columns named {twice[0]!r}.")
-    taken = sorted(set(table.column_names) & set(reserved))
-    if taken:
-        raise InvalidInputError(
-            f"{where} has a column {taken[0]!r}, and the result table adds one of that name. Rename yours."
+    schema = pa.Table.from_pandas(frame.iloc[:0], preserve_index=False).schema
+    columns = [frame.iloc[:, index] for index in range(frame.shape[1])]
+    for index, (field, column) in enumerate(zip(schema, columns, strict=True)):
+        if column.dtype == object:  # only the values tell
+            with _becoming(what, field.name):
+                kind = pa.infer_type(column.to_numpy(), from_pandas=True)
+            schema = schema.set(index, field.with_type(kind))
+    # Categories are converted once, not with every slice.
+    words = [column.array.categories if hasattr(column.array, "categories") else None for column in columns]
+    dictionaries = [None if some is None else pa.array(some, from_pandas=True) for some in words]
+
+    def convert(index: int, start: int) -> pa.Array:
+        values, kind, dictionary = columns[index].iloc[start : start + BLOCK], schema.types[index], dictionaries[index]
+        if dictionary is not None:
+            codes = values.array.codes
+            indices = pa.array(codes, kind.index_type, mask=codes < 0)
+            return pa.DictionaryArray.from_arrays(indices, dictionary, ordered=kind.ordered)
+        with _becoming(what, schema.names[index]):
+            array = pa.array(values, kind, from_pandas=True)
+        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(frame), BLOCK):
+            arrays = [convert(index, start) for index in range(len(columns))]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return schema, batches()
+
+
+def _lazy(frame: Any) -> _Opened:
+    import polars as pl
+    import pyarrow as pa
+
+    if not hasattr(frame, "collect_batches"):  # Polars before 1.34
+        return _arrow(pa.RecordBatchReader.from_stream(frame.collect()))
+    none = pl.DataFrame(schema=frame.collect_schema())
+    frames = frame.collect_batches(chunk_size=BLOCK, lazy=True)
+    batches = (batch for some in frames for batch in pa.RecordBatchReader.from_stream(some))
+    return pa.RecordBatchReader.from_stream(none).schema, batches
+
+
+def _dataset(dataset: Any) -> _Opened:
+    """Little of a dataset at a time; by default PyArrow reads many batches of several files ahead."""
+    import pyarrow.dataset as ds
+
+    options = {}
+    if getattr(getattr(dataset, "format", None), "default_extname", None) == "parquet":
+        options["fragment_scan_options"] = ds.ParquetFragmentScanOptions(
+            pre_buffer=False, use_buffered_stream=True, buffer_size=_READ_BYTES
         )
-    kind = table.schema.field(PROMPT).type
-    if len(table) and not _holds_text(kind):
-        raise InvalidInputError(f"{where}: column {PROMPT!r} holds {kind}, not text. Convert it with `.astype(str)`.")
-    if on_null == "error":
-        prompts = table[PROMPT].cast(pa.string()) if len(table) else table[PROMPT]
-        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(prompts), ""), True) if len(table) else None
-        row = pc.index(empty, True).as_py() if empty is not None else -1
-        if row >= 0:
+    scanner = dataset.scanner(batch_size=BLOCK, batch_readahead=1, fragment_readahead=1, use_threads=False, **options)
+    return _arrow(scanner.to_reader())
+
+
+def _file(path: Path, what: str) -> _Opened:
+    if path.is_dir():
+        if any(path.glob("*/**/*.parquet")):
             raise InvalidInputError(
-                f"{where}: row {row}{_key_of(table, key, row)} has no text in {PROMPT!r}. "
-                "Fill it, drop the row, or set on_null='skip' to land it unasked.",
-                row=row,
+                f"{what[0].upper()}{what[1:]} is the folder {str(path)!r}, which has folders of Parquet files. Return "
+                "`pyarrow.dataset.dataset(path, partitioning='hive')`, so that no column is lost."
             )
-    if key is not None:
-        _check_key(table, key, where)
+        files = sorted(path.glob("*.parquet"))
+        if files:
+            return _several(iter(files), what)
+    elif path.suffix == ".parquet" and path.is_file():
+        return _parquet(path)
+    elif path.suffix == ".csv" and path.is_file():
+        return _csv(path)
+    raise InvalidInputError(
+        f"{what[0].upper()}{what[1:]} is a path, and at {str(path)!r} there is neither a .parquet file, nor a folder "
+        "of them, nor a .csv file."
+    )
 
 
-def digest(table: pa.Table) -> str:
-    """A hash of a table's schema and values, the same for the same rows in the same order."""
+def _parquet(path: Path) -> _Opened:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
+    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    row = sum(group.total_byte_size for group in groups) // max(file.metadata.num_rows, 1)
+    rows = min(BLOCK, max(1, BLOCK_BYTES // 8 // max(row, 1)))
+    return file.schema_arrow, file.iter_batches(rows, use_threads=False)
+
+
+def _csv(path: Path) -> _Opened:
+    """The rows of a CSV file by the types of its first ones: text where they are empty, and for prompts."""
     import pyarrow as pa
+    from pyarrow import csv
 
-    hasher = hashlib.sha256()
-    with pa.ipc.new_stream(_HashSink(hasher), table.schema) as stream:
-        stream.write_table(table.combine_chunks(), max_chunksize=65_536)
-    return hasher.hexdigest()[:32]
-
-
-class _HashSink:
-    """A file that only hashes what is written to it."""
-
-    def __init__(self, hasher: Any) -> None:
-        self._hasher = hasher
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        self._hasher.update(data)
-        return len(memoryview(data))
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _check_key(table: pa.Table, key: str, where: str) -> None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if key not in table.column_names:
-        raise InvalidInputError(
-            f"{where} has no column {key!r}, which key= names; its columns are {table.column_names}."
+    def opened(kinds: dict[str, pa.DataType]) -> Any:
+        return csv.open_csv(
+            path,
+            read_options=csv.ReadOptions(block_size=_CSV_BYTES, use_threads=False),
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types=kinds),
         )
-    keys = table[key]
-    if keys.null_count:
-        row = pc.index(pc.is_null(keys), True).as_py()
-        raise InvalidInputError(f"{where}: row {row} has no {key!r}, which must identify it.", row=row)
+
+    with opened({PROMPT: pa.string()}) as first:
+        empty = [field.name for field in first.schema if pa.types.is_null(field.type)]
+    return _arrow(opened(dict.fromkeys([PROMPT, *empty], pa.string())))
+
+
+def _several(frames: Iterator[Any], what: str) -> _Opened:
+    """The frames of an iterator one after the other, all by the schema of the first."""
+
+    def named(number: int) -> str:
+        return f"frame {number} of {what}"
+
+    for frame in frames:
+        schema = (reader := open_frame(frame, what=named(0))).schema
+        break
+    else:
+        raise InvalidInputError(
+            f"{what[0].upper()}{what[1:]} is an iterator of no frames. Yield one at least, without rows if need be."
+        )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from reader
+        for number, frame in enumerate(frames, 1):
+            later = open_frame(frame, what=named(number))
+            if sorted(later.schema.names) != sorted(schema.names):
+                raise InvalidInputError(
+                    f"Frame {number} of {what} has the columns {later.schema.names}, and the first one has "
+                    f"{schema.names}. Give all of them the same."
+                )
+            yield from _cast((batch.select(schema.names) for batch in later), schema, named(number))
+
+    return schema, batches()
+
+
+def _cast(batches: Iterable[pa.RecordBatch], schema: pa.Schema, what: str) -> Iterator[pa.RecordBatch]:
+    """The batches in these types; what must be converted for that, some rows at a time."""
+    import pyarrow as pa
+
+    def convert(field: pa.Field, column: pa.Array) -> pa.Array:
+        with _becoming(what, field.name):
+            return column if column.type == field.type else column.cast(field.type)
+
+    remaining = iter(batches)
+    while True:
+        try:
+            batch = next(remaining, None)
+        except pa.ArrowException as error:  # not what a generator of the user's raises
+            raise _unfit(error, what) from error
+        if batch is None:
+            return
+        step = max(1, len(batch)) if batch.schema.types == schema.types else BLOCK
+        for start in range(0, len(batch), step):
+            columns = [convert(*pair) for pair in zip(schema, batch.slice(start, step).columns, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@contextmanager
+def _becoming(what: str, column: str | None = None) -> Iterator[None]:
+    """Say of which frame, and which of its columns, Arrow speaks in its errors."""
     try:
-        counts = pc.value_counts(keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys)
-    except pa.ArrowNotImplementedError as error:
-        raise InvalidInputError(f"{where}: column {key!r} of type {keys.type} cannot identify rows.") from error
-    several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if several:
-        shown = ", ".join(repr(value) for value in several[:5])
-        raise InvalidInputError(
-            f"{where}: {len(several)} values of the key {key!r} stand on more than one row: {shown}"
-            f"{', …' if len(several) > 5 else ''}. Drop the duplicates or choose another key."
-        )
+        yield
+    except InvalidInputError:
+        raise
+    except (ValueError, TypeError, NotImplementedError) as error:  # Arrow's own errors among them
+        raise _unfit(error, what, column) from error
 
 
-def _key_of(table: pa.Table, key: str | None, row: int) -> str:
-    if key is None or key not in table.column_names:
-        return ""
-    return f" ({key}={table[key][row].as_py()!r})"
+def _unfit(error: Exception, what: str, column: str | None = None) -> InvalidInputError:
+    reason = "; ".join(str(part) for part in error.args)
+    which = "A column" if column is None else f"Column {column!r}"
+    return InvalidInputError(
+        f"{which} of {what} cannot become Arrow: {reason}. Give it one type, and a name of its own."
+    )
 
 
-def _holds_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type is text, or nothing but nulls."""
-    import pyarrow as pa
-
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_null(plain))
-
-
-def _plain_text(table: pa.Table) -> pa.Table:
-    """String views, which Polars hands over, as strings that every Parquet reader takes."""
-    import pyarrow as pa
-
-    return table.cast(pa.schema([field.with_type(_plain_type(field.type)) for field in table.schema]))
+def _plain_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_plain_type(field.type)).remove_metadata()
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """A type with plain strings and bytes in it, however deep."""
+    """A type with plain strings and bytes in it, however deep, which every Parquet reader takes."""
     import pyarrow as pa
 
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
@@ -181,7 +364,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return pa.dictionary(pa.int32(), _plain_type(kind.value_type), kind.ordered)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+        return pa.list_(_plain_field(kind.value_field))
     if pa.types.is_struct(kind):
-        return pa.struct([part.with_type(_plain_type(part.type)) for part in kind])
+        return pa.struct([_plain_field(part) for part in kind])
     return kind

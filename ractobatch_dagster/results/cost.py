@@ -1,10 +1,20 @@
-"""What a request cost, at the batch rate. Prices come from `genai-prices`."""
+"""What requests cost, at the batch rate. Prices come from `genai-prices`."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-__all__ = ["batch_cost"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from genai_prices.types import PriceCalculation
+
+__all__ = ["batch_cost", "batch_costs"]
+
+
+_MILLION = 1_000_000.0
 
 
 @lru_cache(maxsize=100_000)
@@ -19,16 +29,86 @@ def batch_cost(
         cached_tokens: How many of them were read from the provider's cache.
         completion_tokens: Output tokens, reasoning included.
     """
-    from genai_prices import Usage, calc_price
-
     if not model or prompt_tokens is None or completion_tokens is None:
         return None
     cached = min(cached_tokens or 0, prompt_tokens)
+    price = _price(model, prompt_tokens, cached, completion_tokens)
+    return None if price is None else float(price.total_price)
+
+
+def batch_costs(model: pa.Array, prompt: pa.Array, cached: pa.Array, completion: pa.Array) -> pa.Array:
+    """`batch_cost` of many requests, as float64; null where it is `None`.
+
+    Where a price is so much a token, whole columns are multiplied; where it is not (beyond the prompt length at which
+    some models cost more), rows are computed one by one. The arrays are as long as each other; tokens are int64.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    coded = model if pa.types.is_dictionary(model.type) else pc.dictionary_encode(model)
+    rates = [_rates(name) for name in coded.dictionary.to_pylist()]
+
+    def each(name: str, kind: pa.DataType) -> pa.Array:
+        return pa.array([rate and getattr(rate, name) for rate in rates], kind).take(coded.indices)
+
+    def priced(tokens: pa.Array, name: str) -> pa.Array:
+        return pc.multiply(pc.cast(tokens, pa.float64(), safe=False), each(name, pa.float64()))
+
+    read = pc.min_element_wise(pc.fill_null(cached, 0), prompt, skip_nulls=False)
+    inputs = pc.add(priced(pc.subtract(prompt, read), "fresh"), priced(read, "cached"))
+    costs = pc.divide(pc.add(inputs, priced(completion, "made")), _MILLION)
+    costs = pc.if_else(pc.and_(pc.greater_equal(read, 0), pc.greater_equal(completion, 0)), costs, None)
+    up_to = each("up_to", pa.int64())
+    other = pc.fill_null(pc.greater(prompt, up_to), False)
+    if not pc.any(other).as_py():
+        return costs
+    rows = zip(*(column.filter(other).to_pylist() for column in (model, prompt, cached, completion)), strict=True)
+    return pc.replace_with_mask(costs, other, pa.array([batch_cost(*row) for row in rows], pa.float64()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """US dollars per million tokens (read fresh, read from the cache, made), for prompts of up to so many tokens."""
+
+    fresh: float
+    cached: float
+    made: float
+    up_to: int
+
+
+@lru_cache(maxsize=1_000)
+def _rates(model: str | None) -> _Rates | None:
+    """What a model's tokens cost; `None` where its batch price is not known."""
+    from genai_prices.types import TieredPrices
+
+    price = _price(model, 0, 0, 0) if model else None
+    if price is None:
+        return None
+    parts = [part for part in vars(price.model_price).values() if isinstance(part, TieredPrices)]
+    up_to = min((tier.start for part in parts for tier in part.tiers), default=1_000_000_000)
+    some = min(up_to, 1_000)
+    if not some:
+        return _Rates(0.0, 0.0, 0.0, up_to=-1)
+    costs = [batch_cost(model, *tokens) for tokens in ((some, 0, 0), (some, some, 0), (0, 0, some))]
+    fresh, cached, made = (math.nan if cost is None else cost * (_MILLION / some) for cost in costs)
+    # that a token has a price is believed only where it gives what the whole computation gives
+    for prompt, read, answer in ((some, some // 3, some), (up_to, up_to // 3, up_to // 2), (up_to, 0, 0), (0, 0, 0)):
+        cost = batch_cost(model, prompt, read, answer)
+        linear = ((prompt - read) * fresh + read * cached + answer * made) / _MILLION
+        if cost is None or not math.isclose(cost, linear, rel_tol=1e-13):
+            return _Rates(fresh, cached, made, up_to=-1)
+    return _Rates(fresh, cached, made, up_to)
+
+
+def _price(model: str, prompt: int, cached: int, completion: int) -> PriceCalculation | None:
+    """The price at the batch rate; `None` where there is no such model, no such price, or no such counts."""
+    from genai_prices import Usage, calc_price
+
     try:
-        usage = Usage(input_tokens=prompt_tokens, output_tokens=completion_tokens, cache_read_tokens=cached)
+        usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
         price = calc_price(usage, model, provider_id="openai", price_context={"processing": "batch"})
-    except (LookupError, ValueError):  # no such model, or counts that cannot be
+    except (LookupError, ValueError):
         return None
     if not any(variant.when.get("processing") == "batch" for variant in price.model.price_variants or ()):
         return None  # only the synchronous price is known, and that is another one
-    return float(price.total_price)
+    return price

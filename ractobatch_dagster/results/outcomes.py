@@ -6,57 +6,90 @@ validator or model costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ractobatch_dagster.results.classify import Outcome
 
-__all__ = ["OUTCOMES", "answers", "outcomes_table"]
+__all__ = ["ANSWERED", "OUTCOMES", "Columns", "as_values"]
 
-_TEXTS = ("text", "finish_reason", "model", "error_code", "error", "request_id")
+_TEXTS = ("status", "text", "finish_reason", "model", "error_code", "error", "request_id")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_FLAGS = ("retryable", "never_run")
+
+ANSWERED = (*_TEXTS, *_TOKENS)
+"""What an outcome says of a row."""
+
+_BLOCK = 1_000
+"""Python values become Arrow's in blocks of so many: larger ones no longer fit a processor's cache."""
+
+Values = tuple[Any, ...]
+"""One outcome, in the order of `ANSWERED`, then whether asking again may help, and whether it never ran."""
 
 
 def OUTCOMES() -> pa.Schema:  # noqa: N802  (a constant, but for the import that it delays)
-    """The schema of `results.parquet` and `reused.parquet`; one row per request."""
+    """The schema of a file of results, but for the row's number in front and what is wrong with the answer behind."""
     import pyarrow as pa
 
     return pa.schema(
         [
-            (CUSTOM_ID, pa.string()),
-            ("status", pa.string()),
             *((name, pa.string()) for name in _TEXTS),
             *((name, pa.int64()) for name in _TOKENS),
-            ("batch_id", pa.string()),
-            ("round", pa.int32()),
-            ("reused", pa.bool_()),
+            *((name, pa.bool_()) for name in _FLAGS),
         ]
     )
 
 
-def outcomes_table(outcomes: Iterable[tuple[Outcome, str | None, int]]) -> pa.Table:
-    """Outcomes, each with the batch that it came from and its round, as one table."""
-    import pyarrow as pa
+def as_values(outcome: Outcome) -> Values:
+    """An outcome as it goes into `Columns`."""
+    return (
+        outcome.status,
+        outcome.text,
+        outcome.finish_reason,
+        outcome.model,
+        outcome.error_code,
+        outcome.error,
+        outcome.request_id,
+        outcome.prompt_tokens,
+        outcome.cached_tokens,
+        outcome.completion_tokens,
+        outcome.reasoning_tokens,
+        outcome.retryable,
+        outcome.never_run,
+    )
 
-    judged = list(outcomes)
-    found = [one for one, _, _ in judged]
-    columns: dict[str, list[Any]] = {
-        name: [getattr(one, name) for one in found] for name in (CUSTOM_ID, "status", *_TEXTS, *_TOKENS)
-    }
-    columns["batch_id"] = [batch_id for _, batch_id, _ in judged]
-    columns["round"] = [round_ for _, _, round_ in judged]
-    columns["reused"] = [False] * len(judged)
-    return pa.Table.from_pydict(columns, schema=OUTCOMES())
 
+class Columns:
+    """Collects outcomes as columns, in the order in which they come."""
 
-def answers(rows: pa.Table, outcomes: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A submission's answers, which others can take over, each with its request hash; nothing that had failed."""
-    hashes = dict(zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True))
-    for row in outcomes.to_pylist():
-        if row["status"] == "ok" and row[CUSTOM_ID] in hashes:
-            yield hashes[row[CUSTOM_ID]], {**row, "reused": True}
+    def __init__(self) -> None:
+        self._schema = OUTCOMES()
+        self._batches: list[pa.RecordBatch] = []
+        self._waiting: list[Values] = []
+        self.count = 0
+
+    def add(self, values: Values) -> int:
+        """Append one outcome; its place, counted from 0."""
+        self._waiting.append(values)
+        if len(self._waiting) == _BLOCK:
+            self._flush()
+        self.count += 1
+        return self.count - 1
+
+    def table(self) -> pa.Table:
+        """All of them."""
+        import pyarrow as pa
+
+        self._flush()
+        return pa.Table.from_batches(self._batches, self._schema)
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            columns = zip(*self._waiting, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            self._waiting = []

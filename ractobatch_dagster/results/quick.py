@@ -1,37 +1,35 @@
 """The line that nearly all are: a plain answer, read without building what nobody looks at.
 
 Anything else about a line (an error, a refusal, a tool call, a field of another type) sends it the general way, through
-`read_lines` and `classify`, with the same outcome.
+`read_line` and `classify`, with the same outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
-from ractobatch_dagster.results.classify import Outcome
-from ractobatch_dagster.results.lines import BadLine, raw_lines, read_line
+from ractobatch_dagster.results.outcomes import Values
 
-__all__ = ["Answered", "answer_lines"]
+__all__ = ["read_answer"]
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: _Count
     completion_tokens: _Count
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: Annotated[str, msgspec.Meta(min_length=1)]
     refusal: None = None
     tool_calls: None = None
@@ -39,25 +37,25 @@ class _Message(msgspec.Struct):
     reasoning: None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     message: _Message
     finish_reason: str
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     model: str
     choices: list[_Choice]
     usage: _Usage
     error: None = None
 
 
-class _Response(msgspec.Struct):
+class _Response(msgspec.Struct, gc=False):
     status_code: Annotated[int, msgspec.Meta(ge=200, lt=300)]
     request_id: Annotated[str, msgspec.Meta(min_length=1)]
     body: _Body
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     custom_id: Annotated[str, msgspec.Meta(min_length=1)]
     response: _Response
     error: None = None
@@ -65,43 +63,31 @@ class _Line(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Line).decode
 _NO_DETAILS = _Details()
-_SEEN: dict[str, Any] = {}
-"""Stands for a line that was there and was not kept."""
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """A plain answer, and the line that it came in."""
-
-    outcome: Outcome
-    data: bytes
-
-
-def answer_lines(chunks: Iterable[bytes]) -> Iterator[Answered | dict[str, Any] | BadLine]:
-    """As `read_lines`, with plain answers as what they come to."""
-    for number, data in enumerate(raw_lines(chunks), start=1):
-        try:
-            line = _decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            line = None
-        if line is not None and line.response.body.choices and line.response.body.choices[0].finish_reason == "stop":
-            yield Answered(_outcome(line), data)
-        elif (general := read_line(number, data)) is not None:
-            yield general
-
-
-def _outcome(line: _Line) -> Outcome:
-    response, body = line.response, line.response.body
-    usage, choice = body.usage, body.choices[0]
-    return Outcome(
-        line.custom_id,
+def read_answer(data: bytes) -> tuple[str, Values] | None:
+    """The `custom_id` and the outcome of a line that is a plain answer; `None` for any other."""
+    try:
+        line = _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    response = line.response
+    body = response.body
+    if not body.choices or body.choices[0].finish_reason != "stop":
+        return None
+    usage = body.usage
+    return line.custom_id, (
         "ok",
-        text=choice.message.content,
-        finish_reason=choice.finish_reason,
-        model=body.model,
-        request_id=response.request_id,
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=(usage.prompt_tokens_details or _NO_DETAILS).cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        reasoning_tokens=(usage.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
-        line=_SEEN,
+        body.choices[0].message.content,
+        "stop",
+        body.model,
+        None,
+        None,
+        response.request_id,
+        usage.prompt_tokens,
+        (usage.prompt_tokens_details or _NO_DETAILS).cached_tokens,
+        usage.completion_tokens,
+        (usage.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
+        False,
+        False,
     )

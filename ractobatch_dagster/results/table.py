@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
-from ractobatch_dagster.results.classify import parse_text
-from ractobatch_dagster.results.cost import batch_cost
-from ractobatch_dagster.results.outcomes import OUTCOMES
-from ractobatch_dagster.results.schema import Column, model_columns
+from ractobatch_dagster.requests.hashes import to_hex
+from ractobatch_dagster.results.answers import Answers
+from ractobatch_dagster.results.cost import batch_costs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["answer_names", "llm_fields", "reserved_names", "result_table"]
+__all__ = ["ResultTable", "answer_names", "llm_fields", "reserved_names"]
 
 
 def llm_fields() -> list[pa.Field]:
@@ -57,44 +56,96 @@ def reserved_names(output_type: type[BaseModel] | None) -> list[str]:
     return [*answer_names(output_type), *(field.name for field in llm_fields())]
 
 
-def result_table(
-    rows: pa.Table,
-    outcomes: Sequence[pa.Table],
-    *,
-    output_type: type[BaseModel] | None,
-    fingerprint: str,
-) -> pa.Table:
-    """Join rows to outcomes and type the answers.
+class ResultTable:
+    """Makes the result table of one output model, block by block.
 
     Args:
-        rows: The user's rows with their `custom_id` and request hash, in input order.
-        outcomes: Tables of `OUTCOMES`; every `custom_id` of the rows is in one of them.
         output_type: What the answers should be; `None` for text.
         fingerprint: The submission's.
-
-    Returns:
-        One row per row of `rows`, in the same order.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
-    known = pa.concat_tables(outcomes) if outcomes else OUTCOMES().empty_table()
-    columns = model_columns(output_type) if output_type else []
-    known, typed = _typed(known, output_type, columns)
-    place = pc.index_in(rows[CUSTOM_ID], value_set=known[CUSTOM_ID].combine_chunks(), skip_nulls=True)
-    found = known.append_column("cost", _costs(known)).take(place)
-    given = {
-        **_block(found, rows[CUSTOM_ID]),
-        "llm_fingerprint": pa.array([fingerprint] * len(rows)),
-        REQUEST_HASH: rows[REQUEST_HASH],
-        CUSTOM_ID: rows[CUSTOM_ID],
-    }
-    result = rows.select([name for name in rows.column_names if name not in (CUSTOM_ID, REQUEST_HASH)])
-    for column, values in zip(columns, typed, strict=True):
-        result = result.append_column(column.field(), pa.array(values, type=column.type).take(place))
-    for field in llm_fields():
-        result = result.append_column(field, _as_type(given[field.name], field.type))
-    return result
+    def __init__(self, output_type: type[BaseModel] | None, fingerprint: str) -> None:
+        self._answers = Answers(output_type)
+        self._fingerprint = fingerprint
+
+    def schema(self, carried: Iterable[pa.Field]) -> pa.Schema:
+        """The table's columns: the user's, the typed answers, the fixed block."""
+        import pyarrow as pa
+
+        return pa.schema([*carried, *self._answers.fields, *llm_fields()])
+
+    def block(self, rows: pa.RecordBatch, outcomes: pa.Table, start: int, custom_ids: Sequence[str | None]) -> pa.Table:
+        """Join rows to outcomes and type the answers.
+
+        Args:
+            rows: The user's rows, the request hash last.
+            outcomes: Their outcomes, of the schema `FINAL`, by row; those of copies under the copies' own numbers.
+            start: The number of the first of the rows.
+            custom_ids: The line that answers each row.
+
+        Returns:
+            One row for each of `rows`, in the same order.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = _aligned(outcomes, start, len(rows))
+        known, typed = self._typed(found)
+        hashes = rows.column(REQUEST_HASH)
+        given = {
+            **_block(known, found["status"], pc.is_valid(hashes)),
+            "llm_fingerprint": pa.repeat(self._fingerprint, len(rows)),
+            REQUEST_HASH: to_hex(hashes),
+            CUSTOM_ID: pa.array(custom_ids, pa.string()),
+        }
+        carried = [(field, column) for field, column in zip(rows.schema, rows.columns, strict=True)
+                   if field.name != REQUEST_HASH]  # fmt: skip
+        block = [_as_type(given[field.name], field.type) for field in llm_fields()]
+        return pa.Table.from_arrays(
+            [*(column for _, column in carried), *typed, *block], schema=self.schema(field for field, _ in carried)
+        )
+
+    def _typed(self, found: pa.Table) -> tuple[pa.Table, list[pa.ChunkedArray]]:
+        """The answers' columns, and the outcomes, of which those are `invalid_output` whose text fits not."""
+        import pyarrow as pa
+
+        statuses, texts = found["status"].to_pylist(), found["text"].to_pylist()
+        answers = [(text or "") if status == "ok" else None for status, text in zip(statuses, texts, strict=True)]
+        chunks: list[list[pa.Array]] = []
+        problems: list[str | None] = []
+        for start in range(0, len(answers), _TYPED_AT_ONCE):
+            arrays, wrong = self._answers.read(answers[start : start + _TYPED_AT_ONCE])
+            chunks.append(arrays)
+            problems += wrong
+        fields = self._answers.fields
+        typed = [
+            pa.chunked_array([arrays[place] for arrays in chunks], field.type) for place, field in enumerate(fields)
+        ]
+        if any(problems):
+            columns = {name: found[name].to_pylist() for name in ("error_code", "error")}
+            for row, problem in enumerate(problems):
+                if problem is not None:
+                    statuses[row] = columns["error_code"][row] = "invalid_output"
+                    columns["error"][row] = problem
+            for name, values in {"status": statuses, **columns}.items():
+                found = found.set_column(found.schema.get_field_index(name), name, pa.array(values, pa.string()))
+        return found, typed
+
+
+_TYPED_AT_ONCE = 1_000
+
+
+def _aligned(outcomes: pa.Table, start: int, count: int) -> pa.Table:
+    """One outcome for each row, of nulls where there is none."""
+    import numpy as np
+    import pyarrow as pa
+
+    places = outcomes["row"].to_numpy() - start
+    if len(places) == count and (places == np.arange(count)).all():
+        return outcomes
+    index = np.full(count, -1)
+    index[places] = np.arange(len(places))
+    return outcomes.take(pa.array(index, mask=index < 0))
 
 
 def _as_type(values: Any, kind: pa.DataType) -> Any:
@@ -106,20 +157,22 @@ def _as_type(values: Any, kind: pa.DataType) -> Any:
     return values.cast(kind)
 
 
-def _block(found: pa.Table, custom_ids: pa.ChunkedArray) -> dict[str, Any]:
-    """The fixed block but for what is the same in every row.
+def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array) -> dict[str, Any]:
+    """The fixed block but for what does not come from the outcome.
 
     A copy of another row's answer, or of an earlier submission's, costs nothing, so its tokens count as 0.
+
+    Args:
+        found: The outcomes.
+        answered: What the provider's word for them was, before the answers were typed.
+        asked: Whether there was anything to ask.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    asked = pc.is_valid(custom_ids)
-    copies = pa.array(custom_ids.to_pandas().duplicated()) if len(custom_ids) else pa.array([], pa.bool_())
-    reused = pc.and_(asked, pc.or_(copies, pc.fill_null(found["reused"], False)))
+    reused = pc.fill_null(found["reused"], False)
     block: dict[str, Any] = {
         "llm_status": pc.coalesce(found["status"], pc.if_else(asked, "missing", "skipped")),
-        "llm_cost_usd": pc.if_else(pc.or_(reused, pc.is_null(found[CUSTOM_ID])), 0.0, found["cost"]),
+        "llm_cost_usd": pc.if_else(pc.or_(reused, pc.is_null(found["row"])), 0.0, _costs(found, answered)),
         "llm_reused": reused,
     }
     for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"):
@@ -130,48 +183,12 @@ def _block(found: pa.Table, custom_ids: pa.ChunkedArray) -> dict[str, Any]:
     return block
 
 
-def _costs(known: pa.Table) -> pa.Array:
+def _costs(found: pa.Table, answered: pa.ChunkedArray) -> pa.ChunkedArray:
     """What each request cost; null where its model's price is not known."""
-    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    names = ("status", "model", "prompt_tokens", "cached_tokens", "completion_tokens")
-    costs = [
-        # a request that failed without any usage was not billed
-        0.0 if read is None and status != "ok" else batch_cost(model, read, cached, made)
-        for status, model, read, cached, made in zip(*(known[name].to_pylist() for name in names), strict=True)
-    ]
-    return pa.array(costs, pa.float64())
-
-
-def _typed(
-    known: pa.Table, output_type: type[BaseModel] | None, columns: Sequence[Column]
-) -> tuple[pa.Table, list[list[Any]]]:
-    """The answers' columns, and the outcomes, of which those are `invalid_output` whose text fits not."""
-    import pyarrow as pa
-
-    typed: list[list[Any]] = [[] for _ in columns]
-    if output_type is None:
-        return known, typed
-    statuses, codes, errors = (known[name].to_pylist() for name in ("status", "error_code", "error"))
-    for number, text in enumerate(known["text"].to_pylist()):
-        values, problem = _values(text, output_type, columns) if statuses[number] == "ok" else (None, None)
-        if problem is not None:
-            statuses[number], codes[number], errors[number] = "invalid_output", "invalid_output", problem
-        for place, column in enumerate(typed):
-            column.append(None if values is None else values[place])
-    for name, changed in (("status", statuses), ("error_code", codes), ("error", errors)):
-        known = known.set_column(known.schema.get_field_index(name), name, pa.array(changed, pa.string()))
-    return known, typed
-
-
-def _values(
-    text: str | None, output_type: type[BaseModel], columns: Sequence[Column]
-) -> tuple[list[Any] | None, str | None]:
-    """One answer's values, or what is wrong with it: the text fits neither the model nor the columns."""
-    value, problem = parse_text(text, output_type)
-    try:
-        if value is not None:
-            return [column.convert(getattr(value, column.name)) for column in columns], None
-    except (ValueError, TypeError, ArithmeticError) as error:
-        problem = str(error)
-    return None, problem or "it does not fit"
+    names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
+    costs = batch_costs(*(found[name].combine_chunks() for name in names))
+    # a request that failed without any usage was not billed
+    unbilled = pc.and_(pc.is_null(found["prompt_tokens"]), pc.not_equal(answered, "ok"))
+    return pc.if_else(pc.fill_null(unbilled, False), 0.0, costs)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
 
-from ractobatch_dagster.errors import ProviderError, StoreError
+from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.requests.cut import Limits
-from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
-from ractobatch_dagster.submission.files import SubmissionFiles, read_parquet
+from ractobatch_dagster.submission.asking import Asking
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.lines import read_encoder
 from ractobatch_dagster.submission.plan import Settle
-from ractobatch_dagster.submission.reusing import Reuse
-from ractobatch_dagster.submission.rounds import cut_batches, request_lines
-from ractobatch_dagster.submission.state import SubmissionState, held_batch
+from ractobatch_dagster.submission.reusing import Known
+from ractobatch_dagster.submission.state import SubmissionState
 
 __all__ = ["absorb"]
 
@@ -51,16 +53,13 @@ def _planned(
     files: SubmissionFiles, state: SubmissionState, limits: Limits, log: Callable[[str], None]
 ) -> SubmissionState:
     """Take over what was answered and cut the rest into batches."""
-    rows = read_parquet(files.store, files.rows)
-    if rows is None:
-        raise StoreError(f"Submission {state.id} has no rows at {files.store.uri(files.rows)}. Were they deleted?")
-    # its own first: what it took over when it was sealed
-    reuse = Reuse([files, *(files.sibling(id_) for id_ in state.predecessors)])
-    hashes = dict(zip(rows[CUSTOM_ID].to_pylist(), rows[REQUEST_HASH].to_pylist(), strict=True))
-    answered = {custom_id for custom_id, hash_ in hashes.items() if custom_id and reuse.take(hash_, custom_id)}
-    reuse.store(files)
-    planned = cut_batches(files, state, _left(files, answered), limits, round_=0)
-    log(f"{len(answered):,} answers were paid for already and are taken over")
+    sources = [files.sibling(id_) for id_ in sorted({*state.sources, *state.predecessors})]
+    with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+        known = Known(files, sources, Path(folder))
+        asking = Asking(files, [(one.start, one.start + one.rows) for one in state.partitions], state.sealed,
+                        read_encoder(files))  # fmt: skip
+        planned = asking.plan(known, limits, Path(folder))
+    log(f"{known.answers:,} answers were paid for already and are taken over")
 
     def start(newest: SubmissionState) -> dict[str, object]:
         if not newest.predecessors:  # another run was quicker
@@ -73,13 +72,3 @@ def _planned(
         }
 
     return files.replace(start)
-
-
-def _left(files: SubmissionFiles, answered: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """The lines that were held back and are not answered."""
-    number = 0
-    while files.store.exists(files.requests(held := held_batch(number))):
-        for custom_id, line in request_lines(files, held):
-            if custom_id not in answered:
-                yield custom_id, line
-        number += 1

@@ -16,20 +16,20 @@ _SHOWN = 3
 
 
 def describe_change(
-    before: Mapping[str, str], now: Mapping[str, str], old: pa.Table | None, new: pa.Table, key: str | None
+    before: Mapping[str, str], now: Mapping[str, str], old: pa.Table | None, new: pa.Table | None, key: str | None
 ) -> str:
     """Say what changed: model, prompt, parameters, schema, provider, and which rows.
 
     Args:
         before: Hashes of what the open submission's requests share, by name.
         now: The same of what would be sent now.
-        old: The open submission's rows of the partition.
+        old: The open submission's rows of the partition; `None` where they are too many to be compared.
         new: The rows that would be sent.
         key: The column that identifies a row, where there is one.
     """
     parts = [name for name in now if before and before.get(name) != now[name]]
     said = [f"the {' and the '.join(parts)} changed"] if parts else []
-    said += _rows(old, new, key, shared=bool(parts)) if old is not None else []
+    said += _rows(old, new, key, shared=bool(parts)) if old is not None and new is not None else []
     return "; ".join(said) or "the rows changed"
 
 

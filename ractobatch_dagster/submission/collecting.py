@@ -1,10 +1,12 @@
-"""From ended batches to their answers in the store: output file and error file, byte for byte."""
+"""From ended batches to their answers in the store: the files as they came, and the outcome of each request."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,13 +14,30 @@ from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, Stor
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.requests.encode import custom_id
+from ractobatch_dagster.results.classify import Outcome, no_line
+from ractobatch_dagster.results.join import join_files, refused
+from ractobatch_dagster.results.outcomes import Columns, as_values
+from ractobatch_dagster.submission.asking import asked_rows
 from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.parallel import Workers
 from ractobatch_dagster.submission.plan import COMMIT_EVERY
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["collect"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Validator", "collect", "read_answers"]
+
+Validator = Callable[[str | None], str | None]
+"""What is wrong with an answer's text, or `None`."""
 
 _MAX_FAILURES = 3
+
+_MAX_ODD_LINES = 10_000
+"""How many odd lines of a batch are kept to be looked at; all are counted."""
+
+_CHUNK = 1 << 20
 
 
 def collect(
@@ -29,26 +48,31 @@ def collect(
     log: Callable[[str], None],
     now: Callable[[], float],
     problems: list[ProviderError],
+    workers: Workers,
+    validate: Validator | None = None,
 ) -> SubmissionState:
-    """Store what these ended batches returned. One that fails is told in `problems` and stops no other.
+    """Store what these ended batches returned, and read it. One that fails is told in `problems` and stops no other.
 
     Both files exist in every terminal state: an expired batch's finished requests were paid for.
     """
     done: dict[int, BatchState] = {}
     failures, since = 0, now()
-    try:
+
+    def fetch(batch: BatchState) -> BatchState:
         with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-            for batch in (one for one in state.batches if one.number in numbers):
-                try:
-                    done[batch.number] = _download(provider, files, batch, Path(folder), log)
-                except ProviderError as error:
-                    problems.append(error)
-                    failures += not error.refused  # what is refused is one file's trouble, the rest everybody's
-                    if failures == _MAX_FAILURES:
-                        break
-                if now() - since > COMMIT_EVERY:
-                    _record(files, done)
-                    since = now()
+            return _fetched(provider, files, batch, Path(folder) / "answers.jsonl", log, workers, validate)
+
+    wanted = (batch for batch in state.batches if batch.number in numbers and failures < _MAX_FAILURES)
+    try:
+        for batch, result in workers.each(fetch, wanted):
+            if isinstance(result, ProviderError):
+                problems.append(result)
+                failures += not result.refused  # what is refused is one file's trouble, the rest everybody's
+                continue
+            done[batch.number] = result
+            if now() - since > COMMIT_EVERY:
+                _record(files, done)
+                since = now()
     finally:
         state = _record(files, done)
     return state
@@ -64,15 +88,33 @@ def _record(files: SubmissionFiles, done: dict[int, BatchState]) -> SubmissionSt
     )
 
 
-def _download(
-    provider: Provider, files: SubmissionFiles, batch: BatchState, folder: Path, log: Callable[[str], None]
+def _fetched(
+    provider: Provider,
+    files: SubmissionFiles,
+    batch: BatchState,
+    path: Path,
+    log: Callable[[str], None],
+    workers: Workers,
+    validate: Validator | None,
 ) -> BatchState:
     """The batch as collected. Its answers are complete on this disk before they go into the store in one piece."""
     if not batch.file_ids and batch.status is not BatchStatus.FAILED and batch.batch_id and not batch.gone:
         # an ended batch without any file is odd enough to ask once more
         batch = _with_files(batch, provider.retrieve(batch.batch_id))
+    there, gone = _download(provider, batch, path, log)
+    batch = msgspec.structs.replace(batch, gone=batch.gone or gone)
+    if validate is None:
+        read = workers.apart(read_answers, files, batch, path if there else None)
+    else:  # the user's own code, which other processes may not find
+        read = read_answers(files, batch, path if there else None, validate)
+    if there:
+        files.store.take(files.responses(batch.number), path)
+    return read
+
+
+def _download(provider: Provider, batch: BatchState, path: Path, log: Callable[[str], None]) -> tuple[bool, bool]:
+    """Download a batch's files; whether anything is there, and whether anything is gone."""
     gone: list[str] = []
-    path = folder / f"{batch.number:05d}.part"
     try:
         with path.open("wb") as target:
             for file_id in batch.file_ids:
@@ -86,16 +128,109 @@ def _download(
                     continue
                 target.write(b"\n")  # a file without a last line feed must not run into the next one
                 log(f"batch {batch.number}: downloaded {file_id}, {size / 1e6:.1f} MB")
-        if not gone or len(gone) < len(batch.file_ids):
-            files.store.write(files.responses(batch.number), path)
     except OSError as error:
         raise StoreError(f"Could not write what batch {batch.batch_id} returned to {path}: {error}") from error
-    finally:
-        path.unlink(missing_ok=True)
-    return msgspec.structs.replace(batch, collected=True, gone=batch.gone or bool(gone))
+    return len(gone) < len(batch.file_ids), bool(gone)
 
 
 def _with_files(batch: BatchState, remote: RemoteBatch) -> BatchState:
     return msgspec.structs.replace(
         batch, output_file_id=remote.output_file_id, error_file_id=remote.error_file_id, issues=tuple(remote.issues)
     )
+
+
+def read_answers(
+    files: SubmissionFiles, batch: BatchState, path: Path | None, validate: Validator | None = None
+) -> BatchState:
+    """Write down one outcome for each request that the batch held, whatever the provider returned.
+
+    Args:
+        files: The submission.
+        batch: The batch.
+        path: What it returned; `None` where there is nothing.
+        validate: Says what is wrong with an answer; needed for repairs.
+
+    Returns:
+        The batch as collected.
+    """
+    rows = asked_rows(files, batch).rows
+    asked = [custom_id(row) for row in rows.tolist()]
+    odd = _Odd(batch)
+    if path is None:
+        outcomes = _without_files(batch, asked)
+    else:
+        outcomes = join_files(asked, _chunks(path), lambda id_: _absent(batch, id_), odd.keep)
+    problems = _problems(outcomes, validate)
+    _write(files, batch, rows, outcomes, problems)
+    if odd.kept:
+        files.store.write(files.odd(batch.number), b"".join(odd.kept))
+    again = sum(outcomes["retryable"].to_pylist()) + sum(problem is not None for problem in problems)
+    return msgspec.structs.replace(batch, collected=True, doubtful=again, anomalies=dict(odd.counts))
+
+
+class _Odd:
+    """Lines of the provider's files that belong to no request, counted and kept."""
+
+    def __init__(self, batch: BatchState) -> None:
+        self._batch = batch
+        self.counts: Counter[str] = Counter()
+        self.kept: list[bytes] = []
+
+    def keep(self, what: str, line: bytes) -> None:
+        """Count one line and keep it, to be looked at."""
+        self.counts[what] += 1
+        if len(self.kept) < _MAX_ODD_LINES:
+            text = line.decode("utf-8", "backslashreplace")
+            self.kept.append(msgspec.json.encode({"batch": self._batch.batch_id, "what": what, "line": text}) + b"\n")
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while chunk := source.read(_CHUNK):
+            yield chunk
+
+
+def _without_files(batch: BatchState, asked: Sequence[str]) -> pa.Table:
+    if batch.status is BatchStatus.FAILED and not batch.gone:
+        found = refused(asked, batch.issues)
+    else:
+        found = {id_: _absent(batch, id_) for id_ in asked}
+    columns = Columns()
+    for outcome in found.values():
+        columns.add(as_values(outcome))
+    return columns.table()
+
+
+def _absent(batch: BatchState, id_: str) -> Outcome:
+    """The outcome of a request without a line."""
+    if not batch.gone:
+        return no_line(id_, batch.status or BatchStatus.COMPLETED)
+    error = "The provider no longer has the file with the answers, or no longer knows the batch."
+    return Outcome(id_, "missing", retryable=True, error_code="answers_gone", error=error)
+
+
+def _problems(outcomes: pa.Table, validate: Validator | None) -> list[str | None]:
+    """What is wrong with each answer, where that matters."""
+    if validate is None:
+        return [None] * len(outcomes)
+    statuses, texts = outcomes["status"].to_pylist(), outcomes["text"].to_pylist()
+    return [validate(text) if status == "ok" else None for status, text in zip(statuses, texts, strict=True)]
+
+
+def _write(
+    files: SubmissionFiles, batch: BatchState, rows: object, outcomes: pa.Table, problems: Sequence[str | None]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = outcomes.add_column(0, "row", pa.array(rows)).append_column("problem", pa.array(problems, pa.string()))
+    with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+        path = Path(folder) / "results.parquet"
+        try:
+            with pq.ParquetWriter(
+                path, table.schema, compression="zstd", compression_level=1, write_statistics=False
+            ) as writer:
+                writer.write_table(table, row_group_size=8_192)
+        except OSError as error:
+            raise StoreError(f"Could not write {path}: {error}. Is the disk full?") from error
+        files.store.take(files.results(batch.number), path)

@@ -17,12 +17,14 @@ from ractobatch_dagster.errors import (
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.provider.translate import misses_file
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.absorbing import absorb
-from ractobatch_dagster.submission.collecting import collect
+from ractobatch_dagster.submission.collecting import Validator, collect
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import Looked, look, scan
+from ractobatch_dagster.submission.parallel import Workers
 from ractobatch_dagster.submission.plan import (
     COMMIT_EVERY,
     KEY,
@@ -44,9 +46,9 @@ from ractobatch_dagster.submission.plan import (
     turned_away,
 )
 from ractobatch_dagster.submission.resolving import resolve
-from ractobatch_dagster.submission.rounds import Validator, settle
+from ractobatch_dagster.submission.rounds import settle
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
-from ractobatch_dagster.submission.uploading import is_file_gone, tidy, upload
+from ractobatch_dagster.submission.uploading import tidy, upload
 from ractobatch_dagster.submission.writers import is_dead, new_writer
 
 __all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine"]
@@ -78,6 +80,7 @@ class Engine:
         log: Told what is happening, one line each.
         enough: Whether to stop here, asked before each batch and page; what is left is for the next time.
         largest_upload: Input files of more bytes are left for somebody with more time.
+        workers: How many transfers, and processes, are under way at a time; one after the other where not given.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Engine:
         log: Callable[[str], None] = lambda _: None,
         enough: Callable[[], bool] = lambda: False,
         largest_upload: float = float("inf"),
+        workers: Workers | None = None,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -100,6 +104,7 @@ class Engine:
         self._log = log
         self._enough = enough
         self._largest_upload = largest_upload
+        self._workers = workers or Workers()
         self._writer = new_writer()
 
     @property
@@ -114,6 +119,7 @@ class Engine:
         steps: Collection[type] = HEAVY,
         looked: Looked | None = None,
         validate: Validator | None = None,
+        batches: Collection[int] | None = None,
     ) -> SubmissionState:
         """Do every step of the given kinds that makes sense now, once.
 
@@ -122,6 +128,7 @@ class Engine:
             steps: Which kinds of steps to do: `SUBMIT`, `LIGHT` or `HEAVY`.
             looked: What a look at the provider brought, instead of looking again.
             validate: Says what is wrong with an answer, or `None`; needed for repairs.
+            batches: Of which batches to upload or collect; all where not given.
 
         Raises:
             ProviderError: A step failed; all others were done and recorded, and calling again goes on.
@@ -134,15 +141,17 @@ class Engine:
             going = kind in steps
             while going and (step := self._next(state, kind)):
                 before, known = state, len(problems)
+                if batches is not None and isinstance(step, Upload | Collect):
+                    step = type(step)(tuple(number for number in step.batches if number in batches))
                 try:
                     if isinstance(step, Absorb):
                         state = absorb(files, state, self._limits, self._log, self.advance, steps)
                     elif isinstance(step, Settle):
-                        state = settle(files, state, self._limits, self._log, validate)
+                        state = settle(files, state, self._limits, self._log)
                         if state.collected:
                             tidy(self._provider, state, self._log)
                     else:
-                        state = self._talk(files, state, step, looked, problems)
+                        state = self._talk(files, state, step, looked, problems, validate)
                 except ProviderError as error:
                     problems.append(error)
                     state = files.state()
@@ -186,20 +195,25 @@ class Engine:
         step: Step,
         looked: Looked | None,
         problems: list[ProviderError],
+        validate: Validator | None,
     ) -> SubmissionState:
         """Do a step that is a talk with the provider."""
         provider, now, log = self._provider, self._now, self._log
         if isinstance(step, Resolve):
             return resolve(provider, files, state, step.batches, now, log, self._enough)
         if isinstance(step, Upload):
-            small = [b.number for b in state.batches if b.number in step.batches and b.size <= self._largest_upload]
-            return upload(provider, files, state, small, now, log, self._enough, problems) if small else state
+            wanted = set(step.batches)
+            small = {b.number for b in state.batches if b.number in wanted and b.size <= self._largest_upload}
+            if not small:
+                return state
+            return upload(provider, files, state, small, now, log, self._enough, problems, self._workers)
         if isinstance(step, Create):
             return self._create(files, step, problems)
         if isinstance(step, Poll):
             return self._poll(files, state, step, looked, problems)
         if isinstance(step, Collect):
-            return collect(provider, files, state, step.batches, log, now, problems)
+            judge = validate if state.repairs else None
+            return collect(provider, files, state, set(step.batches), log, now, problems, self._workers, judge)
         return self._cancel(files, state, step, problems) if isinstance(step, Cancel) else state
 
     # -- creating -------------------------------------------------------------------------------
@@ -256,7 +270,7 @@ class Engine:
             )
         except ProviderError as error:
             waiting = turned_away(batch, self._now(), error.retry_after)
-            if is_file_gone(error):
+            if misses_file(error):
                 done[batch.number] = requeued(waiting, waiting.not_before)
             elif error.refused:  # certainly not created
                 done[batch.number] = waiting
@@ -320,7 +334,8 @@ class Engine:
         problems: list[ProviderError],
     ) -> SubmissionState:
         if looked is None:
-            wanted = {b.batch_id for b in state.batches if b.number in step.batches and b.batch_id}
+            numbers = set(step.batches)
+            wanted = {b.batch_id for b in state.batches if b.number in numbers and b.batch_id}
             looked = look(self._provider, wanted, enough=self._enough)
             problems.extend(looked.failed.values())
         found, now = looked.found, self._now()
@@ -403,7 +418,8 @@ class Engine:
         self, files: SubmissionFiles, state: SubmissionState, step: Cancel, problems: list[ProviderError]
     ) -> SubmissionState:
         cancelled = Looked()
-        for batch in (one for one in state.batches if one.number in step.batches):
+        numbers = set(step.batches)
+        for batch in (one for one in state.batches if one.number in numbers):
             if batch.batch_id is None or self._enough():
                 continue
             try:

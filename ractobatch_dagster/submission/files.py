@@ -1,20 +1,23 @@
 """Where everything of a table and of a submission lies in the store. The one place that knows the paths.
 
-submissions/<table>/log/00000000.json.gz                the table's log
-submissions/<table>/<submission>/log/00000000.json.gz   the submission's log
-submissions/<table>/<submission>/rows.parquet           the user's rows, with custom_id and request hash
-submissions/<table>/<submission>/requests/00000.jsonl   what is sent, one file per batch
-submissions/<table>/<submission>/responses/00000.jsonl  what came back, verbatim
-submissions/<table>/<submission>/odd_lines.jsonl        lines of those files that answer no request of ours
-submissions/<table>/<submission>/results.parquet        every request's outcome, before the answers are typed
-submissions/<table>/<submission>/reused.parquet         outcomes taken over from an earlier submission
-tables/<asset key>/<partition>.parquet                  the result tables (written by the IO manager)
+submissions/<table>/log/00000000.json.gz                 the table's log
+submissions/<table>/<submission>/log/00000000.json.gz    the submission's log
+submissions/<table>/<submission>/rows/00000.parquet      the user's rows, 50,000 a file, with each one's request hash
+submissions/<table>/<submission>/encoder.json            what stands around the prompts in the requests
+submissions/<table>/<submission>/copies.parquet          rows that ask what an earlier row asks
+submissions/<table>/<submission>/known.parquet           outcomes that needed no asking, above all answers paid before
+submissions/<table>/<submission>/asked/00-<token>.parquet    which rows each batch of a round asks
+submissions/<table>/<submission>/responses/00000.jsonl   what a batch returned, verbatim
+submissions/<table>/<submission>/results/00000.parquet   the outcome of each of a batch's requests
+submissions/<table>/<submission>/odd_lines/00000.jsonl   lines of a batch's files that answer no request of ours
+tables/<asset key>/<partition>.parquet                   the result tables (written by the IO manager)
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +30,9 @@ from ractobatch_dagster.submission.state import BatchState, SubmissionState, Tab
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-__all__ = ["ROOT", "SubmissionFiles", "TableFiles", "read_parquet", "write_parquet"]
+__all__ = ["ROOT", "SubmissionFiles", "TableFiles", "parquet_file", "read_parquet", "write_parquet"]
 
 ROOT = "submissions"
 
@@ -78,11 +82,6 @@ class SubmissionFiles:
             raise StoreError(f"Submission {self.id} has no log under {self.store.uri(self.prefix)}. Was it deleted?")
         return version.state
 
-    @property
-    def rows(self) -> str:
-        """The user's rows."""
-        return f"{self.prefix}/rows.parquet"
-
     def change(
         self, change: Callable[[SubmissionState], dict[int, BatchState]], known: SubmissionState | None = None
     ) -> SubmissionState:
@@ -106,33 +105,49 @@ class SubmissionFiles:
         """Another submission of the same table."""
         return SubmissionFiles(self.store, f"{self.prefix.rpartition('/')[0]}/{submission}", submission)
 
-    def requests(self, batch: BatchState) -> str:
-        """One batch's input file."""
-        token = f"-{batch.token}" if batch.token else ""
-        return f"{self.prefix}/requests/{batch.number:05d}{token}.jsonl"
+    def rows(self, part: int) -> str:
+        """One file of the user's rows."""
+        return f"{self.prefix}/rows/{part:05d}.parquet"
+
+    @property
+    def encoder(self) -> str:
+        """What stands around the prompts in the requests."""
+        return f"{self.prefix}/encoder.json"
+
+    @property
+    def copies(self) -> str:
+        """Rows that ask what an earlier row asks."""
+        return f"{self.prefix}/copies.parquet"
+
+    @property
+    def known(self) -> str:
+        """Outcomes that needed no asking; not there as long as no batch is planned."""
+        return f"{self.prefix}/known.parquet"
+
+    def asked(self, round_: int, token: str) -> str:
+        """Which rows each batch of a round asks, as one writer planned it."""
+        return f"{self.prefix}/asked/{round_:02d}-{token}.parquet"
 
     def responses(self, number: int) -> str:
         """What one batch returned."""
         return f"{self.prefix}/responses/{number:05d}.jsonl"
 
-    @property
-    def odd(self) -> str:
-        """What the provider's files held that belongs to no request, line by line."""
-        return f"{self.prefix}/odd_lines.jsonl"
+    def results(self, number: int) -> str:
+        """The outcome of each of one batch's requests."""
+        return f"{self.prefix}/results/{number:05d}.parquet"
 
     @property
-    def results(self) -> str:
-        """Every request's outcome."""
-        return f"{self.prefix}/results.parquet"
+    def odd_lines(self) -> str:
+        """The folder of what the provider's files held that belongs to no request."""
+        return f"{self.prefix}/odd_lines"
 
-    @property
-    def reused(self) -> str:
-        """Outcomes that an earlier submission had already paid for."""
-        return f"{self.prefix}/reused.parquet"
+    def odd(self, number: int) -> str:
+        """What one batch's files held that belongs to no request, line by line."""
+        return f"{self.odd_lines}/{number:05d}.jsonl"
 
 
 def write_parquet(store: Store, path: str, table: pa.Table) -> None:
-    """Write one table, whole or not at all."""
+    """Write one small table, whole or not at all."""
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
@@ -140,11 +155,27 @@ def write_parquet(store: Store, path: str, table: pa.Table) -> None:
     store.write(path, buffer.getvalue())
 
 
-def read_parquet(store: Store, path: str) -> pa.Table | None:
+def read_parquet(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table | None:
     """Read one table; `None` if it does not exist."""
+    if not store.exists(path):
+        return None
+    # not `read_table`: with pyarrow 26 a process that ends right after it is aborted
+    with parquet_file(store, path) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
+@contextmanager
+def parquet_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that must exist, read with no more memory than is asked of it.
+
+    Raises:
+        StoreError: It is not there, or is torn.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = store.read(path)
-    # not `read_table`: with pyarrow 26 a process that ends right after it is aborted
-    return None if data is None else pq.ParquetFile(pa.BufferReader(data)).read()
+    with store.open(path) as source:
+        try:
+            yield pq.ParquetFile(source, pre_buffer=False)
+        except pa.ArrowException as error:
+            raise StoreError(f"{store.uri(path)} is torn or no Parquet file: {error}") from error

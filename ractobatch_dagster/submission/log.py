@@ -7,10 +7,11 @@ other reads the winner's state and decides again.
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import secrets
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,7 +20,7 @@ import msgspec
 from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.store import Store
 
-__all__ = ["FORMAT", "Log", "Version"]
+__all__ = ["FORMAT", "Log", "Version", "newest"]
 
 FORMAT = 1
 """The format written today. A reader refuses what is newer than itself instead of guessing."""
@@ -44,6 +45,11 @@ class Version(Generic[State]):
     state: State
 
 
+def newest(names: Iterable[str]) -> int | None:
+    """The number of the newest version among the names of a log's objects."""
+    return max((int(match[1]) for name in names if (match := _NAME.match(name))), default=None)
+
+
 class Log(Generic[State]):
     """The log under one prefix of a store, of states of one type."""
 
@@ -51,6 +57,8 @@ class Log(Generic[State]):
         self._store = store
         self._prefix = prefix
         self._decoder = msgspec.json.Decoder(kind)
+        # a tick reads thousands of logs: on local disk that is ten times as fast without a detour
+        self._local = store.local_path and store.local_path / prefix
 
     def load(self) -> Version[State] | None:
         """The newest version, or `None` if there is none yet.
@@ -58,10 +66,15 @@ class Log(Generic[State]):
         Raises:
             StoreError: There is one but it cannot be read. That never means that there is none.
         """
-        numbers = [int(match[1]) for name in self._store.names(self._prefix) if (match := _NAME.match(name))]
-        if not numbers:
-            return None
-        number = max(numbers)
+        number = newest(self._names())
+        return None if number is None else self.version(number)
+
+    def version(self, number: int) -> Version[State]:
+        """A version that is known to be there.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
         header = self._read(number)
         if header is None:
             raise StoreError(f"{self._where(number)} is listed but not there. Try again; if it stays so, restore it.")
@@ -108,8 +121,29 @@ class Log(Generic[State]):
     def _where(self, number: int) -> str:
         return self._store.uri(self._path(number))
 
+    def _names(self) -> list[str]:
+        if self._local is None:
+            return self._store.names(self._prefix)
+        try:
+            with os.scandir(self._local) as entries:
+                return [entry.name for entry in entries]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"Could not list {self._store.uri(self._prefix)}: {error}") from error
+
+    def _bytes(self, number: int) -> bytes | None:
+        if self._local is None:
+            return self._store.read(self._path(number))
+        try:
+            return (self._local / self._path(number).rpartition("/")[2]).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"Could not read {self._where(number)}: {error}") from error
+
     def _read(self, number: int) -> _Header | None:
-        data = self._store.read(self._path(number))
+        data = self._bytes(number)
         if data is None:
             return None
         try:

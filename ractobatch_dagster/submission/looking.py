@@ -79,7 +79,7 @@ def _read_pages(provider: Provider, looked: Looked, missing: set[str], enough: C
                 looked.found[remote.id] = remote
             elif KEY in remote.metadata:
                 looked.others.append(remote)
-        missing -= looked.found.keys()
+        missing.difference_update(looked.found)
         if not missing or enough():
             return
 

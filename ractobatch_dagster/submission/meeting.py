@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ractobatch_dagster.errors import SubmissionConflictError
+from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH
 from ractobatch_dagster.submission.changes import describe_change
-from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet
-from ractobatch_dagster.submission.state import SubmissionState, TableState
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
+from ractobatch_dagster.submission.rows import read_rows
+from ractobatch_dagster.submission.state import PartitionRows, SubmissionState, TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,8 +41,8 @@ class Meeting:
 def meet(
     table: TableFiles,
     state: TableState,
-    rows: Mapping[str | None, pa.Table],
-    digests: Mapping[str | None, str],
+    mine: SubmissionFiles,
+    shares: Sequence[PartitionRows],
     terms: Terms,
     progress: Callable[[str], None],
 ) -> Meeting:
@@ -53,13 +55,14 @@ def meet(
         SubmissionConflictError: An open submission holds other rows, batches of it exist, and it is not to be replaced.
     """
     met = Meeting()
-    open_ = state.open
-    for key, rows_digest in digests.items():
+    open_, keys = state.open, {share.key for share in shares}
+    for share in shares:
+        key = share.key
         there = state.partition(key)
         if there is None or there.landed == there.submission or there.submission in met.replaced + met.giving_way:
             continue
         one = _Met(table.asset, table.submission(there.submission), key, open_[there.submission])
-        old, same, alone = one.files.state(), there.digest == rows_digest, set(one.keys) <= set(digests)
+        old, same, alone = one.files.state(), there.digest == share.digest, set(one.keys) <= keys
         if same and not (old.cancelled and alone):
             if old.cancelled:
                 progress(f"{one} was cancelled and lands with what it answered; submit again afterwards for the rest")
@@ -71,14 +74,14 @@ def meet(
                 f"was sent to {old.provider}, and the resource now talks to {terms.provider}", alone=True
             )
         elif (old.cancelled or terms.on_change == "replace") and alone:
-            what = "it was cancelled" if same else _changed(one.files, old, rows[key], terms, key)
+            what = "it was cancelled" if same else _changed(one.files, old, mine, share, terms)
             progress(f"{one} is replaced: {what}")
             met.replaced = (*met.replaced, there.submission)
         elif terms.on_change == "attach":
-            progress(f"{one} goes on as it is, although {_changed(one.files, old, rows[key], terms, key)}")
+            progress(f"{one} goes on as it is, although {_changed(one.files, old, mine, share, terms)}")
             met.attached[key] = there.submission
         else:
-            changed = _changed(one.files, old, rows[key], terms, key)
+            changed = _changed(one.files, old, mine, share, terms)
             raise one.conflict(f"is still open, and {changed}", alone=alone or terms.on_change == "fail")
     left = met.replaced + met.giving_way
     met.attached = {key: submission for key, submission in met.attached.items() if submission not in left}
@@ -123,8 +126,23 @@ def _untouched(state: SubmissionState) -> bool:
     return not state.predecessors and all(batch.stage in ("planned", "uploaded") for batch in state.batches)
 
 
-def _changed(files: SubmissionFiles, old: SubmissionState, rows: pa.Table, terms: Terms, key: str | None) -> str:
-    share = old.partition(key)
-    stored = read_parquet(files.store, files.rows)
-    mine = stored.slice(share.start, share.rows) if stored is not None and share is not None else None
-    return describe_change(old.parts, terms.parts, mine, rows, terms.key)
+def _changed(
+    files: SubmissionFiles, old: SubmissionState, mine: SubmissionFiles, share: PartitionRows, terms: Terms
+) -> str:
+    there = old.partition(share.key)
+    if there is None or max(there.rows, share.rows) > _COMPARED:
+        return describe_change(old.parts, terms.parts, None, None, terms.rules.key)
+    before, now = (_named(one, rows, terms.rules.key) for one, rows in ((files, there), (mine, share)))
+    return describe_change(old.parts, terms.parts, before, now, terms.rules.key)
+
+
+def _named(files: SubmissionFiles, share: PartitionRows, key: str | None) -> pa.Table:
+    """What tells rows apart: key, prompt and hash."""
+    import pyarrow as pa
+
+    columns = [PROMPT, REQUEST_HASH, *([key] if key and key != PROMPT else [])]
+    return pa.Table.from_batches(list(read_rows(files, share.start, share.start + share.rows, columns)))
+
+
+_COMPARED = 200_000
+"""Of larger partitions it is not said which rows changed."""

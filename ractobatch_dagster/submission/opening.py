@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RequestTemplate
-from ractobatch_dagster.requests.cut import CutFile, Cutter, Limits
+from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.encode import Encoder, request_hash
-from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH, digest
-from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, write_parquet
+from ractobatch_dagster.submission.asking import Asking
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
+from ractobatch_dagster.submission.lines import write_encoder
 from ractobatch_dagster.submission.meeting import Meeting, meet, withdraw
-from ractobatch_dagster.submission.reusing import Reuse
+from ractobatch_dagster.submission.reusing import Known
+from ractobatch_dagster.submission.sealing import Rules, seal_rows
 from ractobatch_dagster.submission.state import (
     BatchState,
     Owner,
@@ -28,11 +31,7 @@ from ractobatch_dagster.submission.state import (
     PartitionState,
     SubmissionState,
     TableState,
-    held_batch,
 )
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["OnChange", "Opened", "Terms", "open_submission"]
 
@@ -50,7 +49,7 @@ class Terms:
         repairs: How many times the model is shown an answer that its output model refuses.
         dedupe: Ask identical requests once and give every row its answer.
         reuse: Take over answers that the partition's last submission already paid for.
-        key: The column that identifies a row, for messages.
+        rules: What the frames must keep to.
         on_change: What to do where an open submission of a partition holds other rows, prompts or parameters:
             `fail`; `attach`, which goes on with the open one as it is; or `replace`, which cancels it and sends what
             it did not answer.
@@ -64,7 +63,7 @@ class Terms:
     repairs: int = 0
     dedupe: bool = True
     reuse: bool = True
-    key: str | None = None
+    rules: Rules = field(default_factory=Rules)
     on_change: OnChange = "fail"
     run_id: str | None = None
 
@@ -104,54 +103,130 @@ class Opened:
 def open_submission(
     table: TableFiles,
     owner: Owner,
-    partitions: Mapping[str | None, pa.Table],
+    frames: Mapping[str | None, Any],
     terms: Terms,
     *,
     now: Callable[[], float],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Opened:
-    """Seal these partitions' rows and open one submission for those that are not open already.
+    """Seal the rows of these partitions and open one submission for those that are not open already.
 
     Args:
         table: Where.
         owner: Who will step it.
-        partitions: The rows of each partition; the key is `None` where the asset has none. Checked before.
+        frames: By partition, its rows: whatever `open_frame` takes. The key is `None` where the asset has none.
         terms: What the requests share.
         now: The clock, in seconds since 1970.
         progress: Told what is happening.
 
     Raises:
-        InvalidInputError: A row cannot be sent.
+        InvalidInputError: A row or a column cannot be sent.
         SubmissionConflictError: An open submission of one of the partitions holds other rows.
         ConfigurationError: The store overwrites what it should keep.
     """
     table.store.prove()
-    encoder = Encoder(terms.provider, terms.template)
-    hashed = {key: _with_hashes(rows, encoder, key) for key, rows in partitions.items()}
-    digests = {key: digest(rows) for key, rows in hashed.items()}
-    while True:
+    created_at = now()
+    stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
+    files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
+    encoder = Encoder.of(terms.provider, terms.template)
+    with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+        try:
+            shares = seal_rows(files, frames, terms.rules, encoder, Path(folder), now, progress)
+        except InvalidInputError:
+            table.store.delete(files.prefix)
+            raise
+        write_encoder(files, encoder)
+        sealing = _Sealing(table, owner, files, encoder, terms, shares, created_at, Path(folder))
+        while True:
+            opened = sealing.open(progress)
+            if opened is not None:
+                return opened
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealing:
+    """Sealed rows that are to become a submission."""
+
+    table: TableFiles
+    owner: Owner
+    files: SubmissionFiles
+    encoder: Encoder
+    terms: Terms
+    shares: Sequence[PartitionRows]
+    created_at: float
+    folder: Path
+
+    def open(self, progress: Callable[[str], None]) -> Opened | None:
+        """Open a submission for what is not open already; `None` if another run was quicker, and all is to be seen
+        again."""
+        table, files = self.table, self.files
         version = table.log.load()
-        state = version.state if version else TableState(owner=owner)
-        met = meet(table, state, hashed, digests, terms, progress)
-        fresh = {key: rows for key, rows in hashed.items() if key not in met.attached}
+        state = version.state if version else TableState(owner=self.owner)
+        met = meet(table, state, files, self.shares, self.terms, progress)
+        fresh = [share for share in self.shares if share.key not in met.attached]
         attached = tuple(sorted(set(met.attached.values())))
         if not fresh:
+            table.store.delete(files.prefix)
             return Opened(dict(met.attached), None, attached)
-        sealed = _seal(table, owner, fresh, digests, terms, encoder, state, met, now, progress)
+        sealed = self._planned(fresh, state, met, progress)
+        files.log.update(lambda _: sealed)  # nobody looks here before the table's log tells of it
         if not all(withdraw(table.submission(id_)) for id_ in met.giving_way):
-            continue  # one of them was created meanwhile
+            return None  # one of them was created meanwhile
         opened = {
             one.key: PartitionState(
                 key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key)
             )
-            for one in sealed.partitions
+            for one in fresh
         }
         kept = tuple(one for one in state.partitions if one.key not in opened)
-        changed = TableState(owner=owner, partitions=(*kept, *opened.values()))
-        if table.log.commit(version, changed) is not None:
-            submissions = {**met.attached, **dict.fromkeys(opened, sealed.id)}
-            return Opened(submissions, sealed.id, attached, met.replaced, met.giving_way)
-        progress("another run opened a submission at the same moment; looking again")
+        if table.log.commit(version, TableState(owner=self.owner, partitions=(*kept, *opened.values()))) is None:
+            progress("another run opened a submission at the same moment; looking again")
+            return None
+        submissions = {**met.attached, **dict.fromkeys(opened, sealed.id)}
+        return Opened(submissions, sealed.id, attached, met.replaced, met.giving_way)
+
+    def _planned(
+        self, fresh: Sequence[PartitionRows], state: TableState, met: Meeting, progress: Callable[[str], None]
+    ) -> SubmissionState:
+        """The submission's first state: which rows it asks, in which batches."""
+        table, terms, files = self.table, self.terms, self.files
+        sources = _paid(state, fresh, met.giving_way) if terms.reuse else ()
+        asking = Asking(
+            files,
+            [(share.start, share.start + share.rows) for share in fresh],
+            max((share.start + share.rows for share in self.shares), default=0),
+            self.encoder,
+        )
+        asking.write_copies(dedupe=terms.dedupe)
+        batches: tuple[BatchState, ...] = ()
+        if not met.replaced:  # no batch is planned before what is replaced has ended
+            known = Known(files, [table.submission(id_) for id_ in sources], self.folder)
+            batches = asking.plan(known, terms.limits, self.folder)
+            if known.answers:
+                progress(f"{known.answers:,} answers were paid for already and are taken over")
+        requests = sum(batch.requests for batch in batches)
+        progress(f"sealed {asking.rows:,} rows: {requests:,} requests in {len(batches)} batches")
+        return SubmissionState(
+            id=files.id,
+            asset=self.owner.asset,
+            provider=terms.provider,
+            endpoint=terms.template.endpoint,
+            model=terms.template.model,
+            completion_window=terms.completion_window,
+            fingerprint=terms.fingerprint,
+            created_at=self.created_at,
+            rows=sum(share.rows for share in fresh),
+            sealed=asking.rows,
+            requests=requests,
+            max_rounds=terms.max_rounds,
+            repairs=terms.repairs,
+            parts=terms.parts,
+            partitions=tuple(fresh),
+            batches=batches,
+            sources=tuple(sources),
+            predecessors=met.replaced,
+            run_id=terms.run_id,
+        )
 
 
 def _landed(state: TableState, key: str | None) -> str | None:
@@ -159,114 +234,7 @@ def _landed(state: TableState, key: str | None) -> str | None:
     return there.landed if there else None
 
 
-def _with_hashes(rows: pa.Table, encoder: Encoder, key: str | None) -> pa.Table:
-    """The rows with the hash of each one's request; null where there is nothing to ask."""
-    import pyarrow as pa
-
-    hashes: list[str | None] = []
-    for index, prompt in enumerate(_prompts(rows)):
-        if not prompt or not prompt.strip():
-            hashes.append(None)
-            continue
-        try:
-            hashes.append(encoder.hash(encoder.escaped(prompt)))
-        except InvalidInputError as error:
-            where = f"row {index}" + (f" of partition {key!r}" if key is not None else "")
-            raise InvalidInputError(f"{where}: {error}", row=index) from error
-    return rows.append_column(REQUEST_HASH, pa.array(hashes, pa.string()))
-
-
-def _prompts(rows: pa.Table) -> Any:
-    import pyarrow as pa
-
-    column = rows[PROMPT].cast(pa.string())
-    for chunk in column.iterchunks():
-        for start in range(0, len(chunk), 512):
-            yield from chunk.slice(start, 512).to_pylist()
-
-
-def _seal(
-    table: TableFiles,
-    owner: Owner,
-    partitions: Mapping[str | None, pa.Table],
-    digests: Mapping[str | None, str],
-    terms: Terms,
-    encoder: Encoder,
-    state: TableState,
-    met: Meeting,
-    now: Callable[[], float],
-    progress: Callable[[str], None],
-) -> SubmissionState:
-    """Write rows, request files and the submission's first state. Costs nothing, and nobody looks here yet."""
-    import pyarrow as pa
-
-    created_at = now()
-    stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
-    files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
-    reuse = Reuse(_paid(table, state, partitions, met.giving_way) if terms.reuse else ())
-    held = bool(met.replaced)  # no batch is planned before what is replaced has ended
-
-    starts: list[PartitionRows] = []
-    first_of: dict[str, str] = {}
-    ids: list[str | None] = []
-    start = 0
-    with Cutter(terms.limits, lambda cut, path: _store_requests(files, cut, path, held, progress)) as cutter:
-        for key, rows in partitions.items():
-            starts.append(PartitionRows(key=key, start=start, rows=len(rows), digest=digests[key]))
-            for index, (prompt, hash_) in enumerate(zip(_prompts(rows), rows[REQUEST_HASH].to_pylist(), strict=True)):
-                if hash_ is None:
-                    ids.append(None)
-                    continue
-                custom_id = f"row-{start + index:08d}"
-                if terms.dedupe:
-                    custom_id = first_of.setdefault(hash_, custom_id)
-                ids.append(custom_id)
-                if custom_id == f"row-{start + index:08d}" and not reuse.take(hash_, custom_id):
-                    line = encoder.line(custom_id, encoder.escaped(prompt))
-                    cutter.add(line, what=f"row {index}" + (f" of partition {key!r}" if key is not None else ""))
-            start += len(rows)
-
-    everything = pa.concat_tables(list(partitions.values())).append_column(CUSTOM_ID, pa.array(ids, pa.string()))
-    write_parquet(table.store, files.rows, everything)
-    reuse.store(files)
-    sealed = SubmissionState(
-        id=files.id,
-        asset=owner.asset,
-        provider=terms.provider,
-        endpoint=terms.template.endpoint,
-        model=terms.template.model,
-        completion_window=terms.completion_window,
-        fingerprint=terms.fingerprint,
-        created_at=created_at,
-        rows=len(everything),
-        requests=sum(cut.requests for cut in cutter.files),
-        max_rounds=terms.max_rounds,
-        repairs=terms.repairs,
-        parts=terms.parts,
-        partitions=tuple(starts),
-        batches=() if held else tuple(_planned(cut, held=False) for cut in cutter.files),
-        predecessors=met.replaced,
-        run_id=terms.run_id,
-    )
-    files.log.commit(None, sealed)
-    return sealed
-
-
-def _planned(cut: CutFile, *, held: bool) -> BatchState:
-    make = held_batch if held else BatchState
-    return make(number=cut.number, requests=cut.requests, size=cut.size)
-
-
-def _store_requests(
-    files: SubmissionFiles, cut: CutFile, path: Path, held: bool, progress: Callable[[str], None]
-) -> None:
-    files.store.write(files.requests(_planned(cut, held=held)), path)
-    progress(f"sealed batch {cut.number}: {cut.requests:,} requests, {cut.size / 1e6:.1f} MB")
-
-
-def _paid(
-    table: TableFiles, state: TableState, partitions: Mapping[str | None, pa.Table], withdrawn: Sequence[str]
-) -> list[SubmissionFiles]:
+def _paid(state: TableState, fresh: Sequence[PartitionRows], withdrawn: Sequence[str]) -> list[str]:
     """The submissions whose answers may be taken over: the last that landed, and those that give way."""
-    landed = {there.landed for key in partitions if (there := state.partition(key)) and there.landed}
-    return [table.submission(submission) for submission in sorted({*landed, *withdrawn})]
+    landed = {there.landed for one in fresh if (there := state.partition(one.key)) and there.landed}
+    return sorted({*landed, *withdrawn})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from ractobatch_dagster.models import BatchStatus
-from ractobatch_dagster.provider.remote import Issue, RemoteBatch
+from ractobatch_dagster.provider.remote import Issue, RemoteBatch, says_file_missing, says_queue_full
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "requeued",
     "seen",
     "strays",
+    "together",
     "turned_away",
 ]
 
@@ -200,7 +201,7 @@ def after_look(batch: BatchState, remote: RemoteBatch, now: float) -> BatchState
         after = msgspec.structs.replace(after, fenced=True)
     if after.status is not BatchStatus.FAILED or after.file_ids:
         return after
-    if after.fenced or any(_is_queue_full(issue) or _is_file_gone(issue) for issue in after.issues):
+    if after.fenced or any(_passes(issue) for issue in after.issues):
         waiting = turned_away(after, now)
         return requeued(waiting, waiting.not_before)
     return after
@@ -220,6 +221,9 @@ def requeued(batch: BatchState, not_before: float = 0.0) -> BatchState:
         requests=batch.requests,
         size=batch.size,
         token=batch.token,
+        group=batch.group,
+        start=batch.start,
+        stop=batch.stop,
         attempt=batch.attempt,
         refusals=batch.refusals,
         not_before=not_before,
@@ -255,13 +259,9 @@ def strays(state: SubmissionState, others: Iterable[RemoteBatch]) -> tuple[dict[
     return adopted, surplus
 
 
-def _is_file_gone(issue: Issue) -> bool:
-    text = issue.message.lower()
-    return issue.line is None and any(words in text for words in ("cannot find file", "file not found", "no such file"))
-
-
-def _is_queue_full(issue: Issue) -> bool:
-    return issue.code == "token_limit_exceeded" or "nqueued token" in issue.message
+def _passes(issue: Issue) -> bool:
+    """Whether what is wrong lies not in the requests: a full queue, or a batch without its file."""
+    return says_queue_full(issue.message, issue.code) or (issue.line is None and says_file_missing(issue.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,9 +295,25 @@ class Progress:
         return ", ".join(parts)
 
 
+def together(parts: Sequence[Progress]) -> Progress:
+    """How far several submissions are in all."""
+    return Progress(
+        batches=sum(one.batches for one in parts),
+        waiting=sum(one.waiting for one in parts),
+        running=sum(one.running for one in parts),
+        ended=sum(one.ended for one in parts),
+        requests=sum(one.requests for one in parts),
+        completed=sum(one.completed for one in parts),
+        failed=sum(one.failed for one in parts),
+        round=max(one.round for one in parts),
+        collected=all(one.collected for one in parts),
+    )
+
+
 def progress(state: SubmissionState) -> Progress:
     """Sum up the submission's current round."""
-    current = [batch for batch in state.batches if batch.round == state.round]
+    round_ = state.round
+    current = [batch for batch in state.batches if batch.round == round_]
     stages = [batch.stage for batch in current]
     return Progress(
         batches=len(current),
@@ -307,7 +323,7 @@ def progress(state: SubmissionState) -> Progress:
         requests=sum(batch.requests for batch in current),
         completed=sum(batch.completed for batch in current),
         failed=sum(batch.failed for batch in current),
-        round=state.round,
+        round=round_,
         collected=state.collected,
     )
 

@@ -1,59 +1,129 @@
-"""Answers that an earlier submission paid for, taken over by request hash."""
+"""Outcomes that need no asking: answers that an earlier submission paid for, taken over by request hash."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ractobatch_dagster.requests.frame import CUSTOM_ID
-from ractobatch_dagster.results.outcomes import OUTCOMES, answers
-from ractobatch_dagster.submission.files import SubmissionFiles, read_parquet, write_parquet
-
-__all__ = ["Reuse"]
+from ractobatch_dagster.requests.frame import REQUEST_HASH
+from ractobatch_dagster.requests.hashes import from_binary, pairs
+from ractobatch_dagster.submission.answered import FINAL, Answered, Stream
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.rows import read_rows
+from ractobatch_dagster.submission.state import SubmissionState
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
+__all__ = ["Known"]
 
-class Reuse:
-    """The answers of earlier submissions, each of which one request takes over.
+_AT_ONCE = 100_000
+"""So many answers are in memory at a time."""
+
+
+class Known:
+    """The answers of earlier submissions, each of which one row takes over, and rows that nobody can ask.
 
     Where identical rows were samples of their own, there are several answers to one question, and each goes to another
-    request.
+    row.
 
     Args:
-        submissions: Whose answers; those included that they had taken over themselves.
+        files: Which submission takes them over.
+        sources: Whose answers; those included that they had taken over themselves.
+        folder: Where files are made before they go into the store.
     """
 
-    def __init__(self, submissions: Iterable[SubmissionFiles] = ()) -> None:
-        self._left: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._taken: dict[str, dict[str, Any]] = {}
-        for files in submissions:
-            rows = read_parquet(files.store, files.rows)
-            for path in (files.reused, files.results):
-                outcomes = read_parquet(files.store, path)
-                if rows is not None and outcomes is not None:
-                    self._learn(rows, outcomes)
+    def __init__(self, files: SubmissionFiles, sources: Sequence[SubmissionFiles], folder: Path) -> None:
+        self._files = files
+        self._sources = [(source, source.state()) for source in sources]
+        self._path = folder / "known.parquet"
+        self._refused: list[dict[str, Any]] = []
+        self._taken: list[tuple[np.ndarray, np.ndarray]] = []  # by source: our rows, and theirs
+        self.answers = 0
 
-    def _learn(self, rows: pa.Table, outcomes: pa.Table) -> None:
-        for hash_, answer in answers(rows, outcomes):
-            self._left[hash_].append(answer)
+    def take(self, wanted: Callable[[], Iterable[np.ndarray]], rows: int) -> np.ndarray:
+        """Which of our rows have an answer already, ascending; those are taken over.
 
-    def take(self, hash_: str, custom_id: str) -> bool:
-        """Whether the request of this id has an answer already; it is then taken over."""
-        if custom_id in self._taken:
-            return True
-        if not self._left.get(hash_):
-            return False
-        self._taken[custom_id] = {**self._left[hash_].pop(0), CUSTOM_ID: custom_id}
-        return True
+        Args:
+            wanted: The hash of each row; zeros where none is wanted.
+            rows: How many rows there are.
+        """
+        import numpy as np
 
-    def store(self, files: SubmissionFiles) -> int:
-        """Write down what was taken over by a submission; how many answers they are."""
-        if self._taken:
-            import pyarrow as pa
+        if not self._sources:
+            return np.empty(0, dtype=np.int64)
+        starts = np.cumsum([0, *(state.sealed for _, state in self._sources)])
+        mine, theirs = pairs(wanted, rows, self._hashes, int(starts[-1]))
+        source = np.searchsorted(starts, theirs, side="right") - 1
+        self._taken = [
+            (mine[source == number], theirs[source == number] - starts[number]) for number in range(len(self._sources))
+        ]
+        self.answers = len(mine)
+        return mine
 
-            table = pa.Table.from_pylist(list(self._taken.values()), schema=OUTCOMES())
-            write_parquet(files.store, files.reused, table)
-        return len(self._taken)
+    def _hashes(self) -> Iterator[np.ndarray]:
+        """The hashes of the sources' rows, one source after the other; zeros where a row has no answer of its own."""
+        import numpy as np
+
+        for files, state in self._sources:
+            answered, row = Answered(files, state, 0, state.sealed), 0
+            for batch in read_rows(files, 0, state.sealed, [REQUEST_HASH]):
+                there = _answered(answered.until(row + len(batch)), row, len(batch))
+                yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
+                row += len(batch)
+
+    def refuse(self, row: int, most: int) -> None:
+        """Note a row that no batch can take."""
+        error = f"Its request is larger than the {most:,} bytes that one input file takes. It was not sent."
+        blank = dict.fromkeys(FINAL().names)
+        told = {"row": row, "status": "error", "error_code": "request_too_large", "error": error, "reused": False}
+        self._refused.append({**blank, **told})
+
+    def store(self, rows: int) -> None:
+        """Write down what was taken over, and what was refused, in the order of our rows, of which there are `rows`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        streams = [
+            Stream(_taken(rows, files, state, theirs))
+            for (files, state), (rows, theirs) in zip(self._sources, self._taken, strict=False)
+        ]
+        streams.append(Stream(iter([pa.Table.from_pylist(self._refused, schema=FINAL())])))
+        # also where there are none: an earlier try may have left some
+        with pq.ParquetWriter(self._path, FINAL(), compression="zstd", compression_level=1) as writer:
+            for stop in range(_AT_ONCE, rows + _AT_ONCE, _AT_ONCE):
+                found = [table for stream in streams if (table := stream.until(stop)) is not None]
+                if found:
+                    writer.write_table(pa.concat_tables(found).sort_by("row"))
+        self._files.store.take(self._files.known, self._path)
+
+
+def _answered(outcomes: pa.Table, start: int, rows: int) -> np.ndarray:
+    """Which of these rows have an answer."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    found = np.zeros(rows, dtype=bool)
+    found[outcomes.filter(pc.equal(outcomes["status"], "ok"))["row"].to_numpy() - start] = True
+    return found
+
+
+def _taken(rows: np.ndarray, files: SubmissionFiles, state: SubmissionState, theirs: np.ndarray) -> Iterator[pa.Table]:
+    """The answers to our rows by another submission's rows, in our order."""
+    import numpy as np
+    import pyarrow as pa
+
+    for start in range(0, len(rows), _AT_ONCE):
+        mine, wanted = rows[start : start + _AT_ONCE], theirs[start : start + _AT_ONCE]
+        order = np.argsort(wanted)
+        low, high = int(wanted[order[0]]), int(wanted[order[-1]]) + 1
+        answered = Answered(files, state, low, high)
+        parts = []
+        for some in np.array_split(wanted[order], -(-len(wanted) // 8_192)):
+            part = answered.until(int(some[-1]) + 1)
+            parts.append(part.filter(pa.array(np.isin(part["row"].to_numpy(), some))))
+        found = pa.concat_tables(parts).take(np.argsort(order))
+        found = found.set_column(0, "row", pa.array(mine))
+        yield found.set_column(found.schema.get_field_index("reused"), "reused", pa.array(np.full(len(found), True)))

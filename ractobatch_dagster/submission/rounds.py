@@ -1,216 +1,184 @@
-"""When every batch is collected: which rows are asked again, and the outcomes of those that are not."""
+"""When every batch is collected: which rows are asked again, each within its own number of attempts."""
 
 from __future__ import annotations
 
-import json
-import secrets
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ractobatch_dagster.models import BatchStatus
-from ractobatch_dagster.requests.cut import CutFile, Cutter, Limits
-from ractobatch_dagster.requests.encode import json_line
-from ractobatch_dagster.results.classify import Outcome, no_line
-from ractobatch_dagster.results.join import join_lines, refused
-from ractobatch_dagster.results.lines import raw_lines
-from ractobatch_dagster.results.outcomes import outcomes_table
-from ractobatch_dagster.results.quick import answer_lines
-from ractobatch_dagster.submission.files import SubmissionFiles, write_parquet
+from ractobatch_dagster.requests.cut import Limits, cut
+from ractobatch_dagster.requests.encode import Encoder, custom_id
+from ractobatch_dagster.submission.asking import LATER, AskedRows, asked_rows, plan_batches
+from ractobatch_dagster.submission.collecting import read_answers
+from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file
+from ractobatch_dagster.submission.lines import read_encoder
+from ractobatch_dagster.submission.rows import PROMPT_BYTES, read_rows
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["Validator", "request_lines", "settle"]
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
-Validator = Callable[[str | None], str | None]
-"""What is wrong with an answer's text, or `None`."""
+__all__ = ["settle"]
 
 _MAX_FREE = 5
 """How many times a row that never ran goes out again. It costs nothing, but no row may circle for ever."""
 
-_MAX_ODD_LINES = 10_000
-"""How many odd lines are kept to be looked at; all are counted."""
-
-
-@dataclass(slots=True)
-class _History:
-    """What became of one request over all rounds."""
-
-    best: tuple[Outcome, str | None, int]
-    last: Outcome
-    failures: int = 0
-    never_run: int = 0
-    invalid: int = 0
-    problem: str | None = None
-
-
-@dataclass(slots=True)
-class _Odd:
-    """Lines of the provider's files that belong to no request, counted and kept."""
-
-    path: Path
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def keep(self, batch: BatchState, what: str, line: bytes) -> None:
-        """Count one line and keep it, to be looked at."""
-        self.counts[what] += 1
-        if self.counts.total() <= _MAX_ODD_LINES:
-            record = {"batch": batch.batch_id, "what": what, "line": line.decode("utf-8", "backslashreplace")}
-            with self.path.open("ab") as file:
-                file.write(msgspec.json.encode(record) + b"\n")
-
 
 def settle(
-    files: SubmissionFiles,
-    state: SubmissionState,
-    limits: Limits,
-    log: Callable[[str], None],
-    validate: Validator | None = None,
+    files: SubmissionFiles, state: SubmissionState, limits: Limits, log: Callable[[str], None]
 ) -> SubmissionState:
-    """Decode every response. Rows worth asking again go on as the next round; otherwise the outcomes are final."""
+    """Rows worth asking again go on as the next round; otherwise the outcomes are final."""
+    left = {b.number: _closed(files, b) for b in state.batches if not b.collected}
+    state = state.with_batches(left)
+    for what, count in _anomalies(state).items():
+        log(f"{count} {what} in the provider's files; they are kept in {files.store.uri(files.odd_lines)}")
+    planned = () if state.cancelled else _next_round(files, state, limits)
+    if planned:
+        again = sum(batch.requests for batch in planned)
+        log(f"round {state.round + 1}: {again:,} of {state.requests:,} requests are asked again")
+        return files.replace(lambda newest: _extended(state, newest, planned))
+    return files.replace(
+        lambda newest: {
+            "collected": True,
+            "anomalies": _anomalies(state),
+            "batches": newest.with_batches(left).batches,
+        }
+    )
+
+
+def _extended(state: SubmissionState, newest: SubmissionState, planned: tuple[BatchState, ...]) -> dict[str, Any]:
+    # another run may have planned this round already, with rows of its own
+    if newest.round != state.round or newest.collected or len(newest.batches) != len(state.batches):
+        return {}
+    return {"batches": (*newest.batches, *planned)}
+
+
+def _closed(files: SubmissionFiles, batch: BatchState) -> BatchState:
+    """A batch that was cancelled before it was created."""
+    cancelled = msgspec.structs.replace(batch, status=BatchStatus.CANCELLED)
+    return msgspec.structs.replace(read_answers(files, cancelled, None), status=batch.status)
+
+
+def _anomalies(state: SubmissionState) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for batch in state.batches:
+        for what, count in batch.anomalies.items():
+            counts[what] = counts.get(what, 0) + count
+    return counts
+
+
+def _next_round(files: SubmissionFiles, state: SubmissionState, limits: Limits) -> tuple[BatchState, ...]:
+    """Plan the batches of the next round, if there is any."""
+    import pyarrow as pa
+
+    doubtful = [batch for batch in state.batches if batch.round == state.round and batch.doubtful]
+    found = [again for batch in doubtful if (again := _again(files, state, batch)) is not None]
+    if not found:
+        return ()
+    later = pa.concat_tables(found)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-        odd = _Odd(Path(folder) / "odd_lines.jsonl")
-        histories = _histories(files, state, odd, validate if state.repairs else None)
-        for what, count in odd.counts.items():
-            log(f"{count} {what} in the provider's files; they are kept in {files.store.uri(files.odd)}")
-        again = {} if state.cancelled else _again(state, histories)
-        if again:
-            log(f"round {state.round + 1}: {len(again):,} of {len(histories):,} requests are asked again")
-            return _next_round(files, state, again, limits)
-        if odd.counts:
-            files.store.write(files.odd, odd.path)
-        write_parquet(files.store, files.results, outcomes_table(one.best for one in histories.values()))
-    return files.replace(lambda _: {"collected": True, "anomalies": dict(odd.counts)})
+        return plan_batches(
+            files,
+            cut(_sized(files, later, read_encoder(files)), limits),
+            Path(folder),
+            round_=state.round + 1,
+            first=len(state.batches),
+            more=later.select([name for name, _ in LATER()]),
+        )
 
 
-def _histories(
-    files: SubmissionFiles, state: SubmissionState, odd: _Odd, validate: Validator | None
-) -> dict[str, _History]:
-    histories: dict[str, _History] = {}
-    for batch in state.batches:
-        for custom_id, outcome in _judge(files, batch, odd).items():
-            judged = (outcome, batch.batch_id, batch.round)
-            history = histories.setdefault(custom_id, _History(judged, outcome))
-            history.last = outcome
-            # an answer, if only an invalid one, is better than none
-            if outcome.status == "ok" or history.best[0].status != "ok":
-                history.best = judged
-            if outcome.retryable:
-                history.never_run += outcome.never_run
-                history.failures += not outcome.never_run
-            if validate is not None and outcome.status == "ok":
-                history.problem = validate(outcome.text)
-                history.invalid += history.problem is not None
-    return histories
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """One outcome of a row that may be asked again."""
+
+    row: int
+    ok: bool
+    retryable: bool
+    never_run: bool
+    text: str | None
+    problem: str | None
 
 
-def _judge(files: SubmissionFiles, batch: BatchState, odd: _Odd) -> dict[str, Outcome]:
-    """One outcome for each request that the batch held, whatever the provider returned."""
-    asked = (custom_id for custom_id, _ in request_lines(files, batch))
-    if batch.batch_id is None:  # cancelled before it was created
-        return {custom_id: no_line(custom_id, BatchStatus.CANCELLED) for custom_id in asked}
-    if batch.status is BatchStatus.FAILED and not batch.file_ids:
-        return refused(asked, batch.issues)
-    status = batch.status or BatchStatus.COMPLETED
-    there = batch.file_ids and (not batch.gone or files.store.exists(files.responses(batch.number)))
-    lines = answer_lines(files.store.chunks(files.responses(batch.number)) if there else ())
-    outcomes = join_lines(asked, lines, status, lambda what, line: odd.keep(batch, what, line))
-    if batch.gone:
-        for outcome in outcomes.values():
-            if outcome.line is None:
-                outcome.status, outcome.never_run, outcome.error_code = "missing", False, "answers_gone"
-                outcome.error = "The provider no longer has the file with the answers, or no longer knows the batch."
-    return outcomes
+def _again(files: SubmissionFiles, state: SubmissionState, batch: BatchState) -> pa.Table | None:
+    """The rows of a batch that are worth another round, with what is known of each."""
+    import pyarrow as pa
+
+    asked = asked_rows(files, batch)
+    found = [known for one in _doubtful(files, batch) if (known := _known(one, asked, state)) is not None]
+    schema = pa.schema([("row", pa.int64()), *LATER()])
+    return pa.Table.from_pylist(found, schema=schema) if found else None
 
 
-def _again(state: SubmissionState, histories: Mapping[str, _History]) -> dict[str, _History]:
-    """The requests worth another round, each within its own number of attempts."""
-
-    def worth(one: _History) -> bool:
-        if one.problem is not None and one.last.status == "ok":
-            return one.invalid <= state.repairs
-        return one.last.retryable and one.failures <= state.max_rounds and one.never_run <= _MAX_FREE
-
-    return {custom_id: one for custom_id, one in histories.items() if worth(one)}
-
-
-def request_lines(files: SubmissionFiles, batch: BatchState) -> Iterator[tuple[str, bytes]]:
-    """The lines of a batch's input file, each with its `custom_id`."""
-    for line in raw_lines(files.store.chunks(files.requests(batch))):
-        end = line.find(b'"', len(_START))
-        if line.startswith(_START) and b"\\" not in line[:end]:
-            yield line[len(_START) : end].decode(), line
-        else:
-            yield msgspec.json.decode(line, type=_Named).custom_id, line
-
-
-def _next_round(
-    files: SubmissionFiles, state: SubmissionState, again: Mapping[str, _History], limits: Limits
-) -> SubmissionState:
-    """Write the input files of the next round and plan its batches."""
-    planned = cut_batches(files, state, _lines(files, state, again), limits, round_=state.round + 1)
-
-    def extend(newest: SubmissionState) -> dict[str, object]:
-        # another run may have planned this round already, with files of its own
-        if newest.round != state.round or newest.collected or len(newest.batches) != len(state.batches):
-            return {}
-        return {"batches": (*newest.batches, *planned)}
-
-    return files.replace(extend)
+def _known(one: _Outcome, asked: AskedRows, state: SubmissionState) -> dict[str, Any] | None:
+    """What is known of a row that is asked again; `None` if it is not."""
+    failures, never_run, invalid = asked.counts.get(one.row, (0, 0, 0))
+    if one.retryable:
+        never_run += one.never_run
+        failures += not one.never_run
+    repaired = one.ok and one.problem is not None
+    invalid += repaired
+    worth = (
+        invalid <= state.repairs
+        if repaired
+        else one.retryable and failures <= state.max_rounds and never_run <= _MAX_FREE
+    )
+    if not worth:
+        return None
+    answer, problem = (one.text, one.problem) if repaired else asked.answers.get(one.row, (None, None))
+    counts = {"failures": failures, "never_run": never_run, "invalid": invalid}
+    return {"row": one.row, **counts, "answer": answer, "problem": problem}
 
 
-def _lines(
-    files: SubmissionFiles, state: SubmissionState, again: Mapping[str, _History]
-) -> Iterator[tuple[str, bytes]]:
-    """The lines of the next round, as they were sent first, or with the answer that is to be repaired."""
-    left = set(again)
-    for batch in state.batches:
-        for custom_id, line in request_lines(files, batch):
-            if custom_id in left:
-                left.discard(custom_id)
-                one = again[custom_id]
-                wrong = one.problem if one.last.status == "ok" else None
-                yield custom_id, line if wrong is None else _repair(line, one.last.text or "", wrong)
+def _doubtful(files: SubmissionFiles, batch: BatchState) -> Iterator[_Outcome]:
+    """The outcomes of a batch that are not final by themselves."""
+    import pyarrow.compute as pc
+
+    columns = ["row", "status", "retryable", "never_run", "text", "problem"]
+    with parquet_file(files.store, files.results(batch.number)) as file:
+        for part in file.iter_batches(8_192, columns=columns, use_threads=False):
+            some = part.filter(pc.or_(part.column("retryable"), pc.is_valid(part.column("problem"))))
+            for row in some.to_pylist():
+                yield _Outcome(
+                    row["row"], row["status"] == "ok", row["retryable"], row["never_run"], row["text"], row["problem"]
+                )
 
 
-def _repair(line: bytes, answer: str, problem: str) -> bytes:
-    """The request with the answer that was refused, and why."""
-    request = json.loads(line)
-    request["body"]["messages"] += [
-        {"role": "assistant", "content": answer},
-        {"role": "user", "content": f"This answer is not valid: {problem}\nGive the corrected answer, and only that."},
-    ]
-    return json_line(request)
+def _sized(files: SubmissionFiles, later: pa.Table, encoder: Encoder) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows of the next round, and the bytes of the line of each."""
+    import numpy as np
+
+    rows = later["row"].to_numpy()
+    repairs = _repairs(later)
+    place = int(rows[0])
+    for batch in read_rows(files, place, int(rows[-1]) + 1, [PROMPT_BYTES]):
+        low, high = np.searchsorted(rows, [place, place + len(batch)])
+        some = rows[low:high]
+        prompts = batch.column(0).to_numpy()[some - place]
+        place += len(batch)
+        yield (
+            some,
+            np.array(
+                [
+                    _line_bytes(encoder, row, size, repairs.get(row))
+                    for row, size in zip(some.tolist(), prompts.tolist(), strict=True)
+                ],
+                dtype=np.int64,
+            ),
+        )
 
 
-def cut_batches(
-    files: SubmissionFiles,
-    state: SubmissionState,
-    lines: Iterator[tuple[str, bytes]],
-    limits: Limits,
-    *,
-    round_: int,
-) -> tuple[BatchState, ...]:
-    """Write lines as input files of batches yet to be planned, under names that no other writer uses."""
-    token = secrets.token_hex(4)
-
-    def planned(cut: CutFile) -> BatchState:
-        return BatchState(number=cut.number, round=round_, requests=cut.requests, size=cut.size, token=token)
-
-    def store(cut: CutFile, path: Path) -> None:
-        files.store.write(files.requests(planned(cut)), path)
-
-    with Cutter(limits, store, first=len(state.batches)) as cutter:
-        for custom_id, line in lines:
-            cutter.add(line + b"\n", what=custom_id)
-    return tuple(map(planned, cutter.files))
+def _repairs(later: pa.Table) -> Mapping[int, tuple[str, str]]:
+    columns = (later[name].to_pylist() for name in ("row", "answer", "problem"))
+    return {row: (answer or "", problem) for row, answer, problem in zip(*columns, strict=True) if problem}
 
 
-_START = b'{"custom_id":"'
-
-
-class _Named(msgspec.Struct):
-    custom_id: str
+def _line_bytes(encoder: Encoder, row: int, prompt: int, shown: tuple[str, str] | None) -> int:
+    id_ = custom_id(row).encode()
+    around = encoder.line(id_, b"") if shown is None else encoder.repaired(id_, b"", *shown)
+    return len(around) + prompt

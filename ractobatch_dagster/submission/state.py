@@ -17,7 +17,6 @@ __all__ = [
     "PartitionState",
     "SubmissionState",
     "TableState",
-    "held_batch",
 ]
 
 Stage = Literal["planned", "uploaded", "creating", "running", "ended", "collected"]
@@ -101,13 +100,18 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         round: 0 is the first try.
         requests: How many lines its input file has.
         size: How many bytes.
-        token: Tells its input file in the store from one that another writer planned under the same number.
+        token: Tells what it asks from what another writer planned under the same number.
+        group: Its place among the batches of its round.
+        start: The number of the first row that it asks.
+        stop: The number behind the last.
         attempt: How many times its input file was uploaded. Each attempt at creating it has a file of its own.
         not_before: When a batch that the provider's quota turned away may be tried again (seconds since 1970).
         refusals: How many times in a row the quota turned it away.
         file_created_at: When its input file was uploaded, by the provider's clock.
         fenced: It was found after its input file had been deleted, so that it may fail for want of it.
         collected: Its answers are in the store.
+        doubtful: For how many of its requests asking again may help.
+        anomalies: What its files held that belongs to no request, counted.
         gone: The provider no longer has its answers.
         ended_at: When it was first seen to have ended without showing its files.
         seen_at: When its status or its count of answers last changed, by our clock.
@@ -119,6 +123,9 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     size: int
     token: str = ""
+    group: int = 0
+    start: int = 0
+    stop: int = 0
     attempt: int = 0
     not_before: float = 0.0
     refusals: int = 0
@@ -135,6 +142,8 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     error_file_id: str | None = None
     issues: tuple[Issue, ...] = ()
     collected: bool = False
+    doubtful: int = 0
+    anomalies: dict[str, int] = {}
     gone: bool = False
     ended_at: float = 0.0
     seen_at: float = 0.0
@@ -156,11 +165,6 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         return "ended" if self.status is not None and self.status.terminal else "running"
 
 
-def held_batch(number: int, requests: int = 0, size: int = 0) -> BatchState:
-    """Lines that wait for what a predecessor answers before they become batches."""
-    return BatchState(number=number, requests=requests, size=size, token="held")  # noqa: S106
-
-
 class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
     """All batches that one DataFrame became.
 
@@ -168,8 +172,11 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
         provider: The provider's identity: kind and address, never the key.
         fingerprint: Hash of what all its requests share.
         parts: Hashes of what the fingerprint is made of, by name, to tell a person what changed.
+        rows: How many rows its partitions have.
+        sealed: How many rows were sealed; some may belong to partitions that another submission goes on with.
         max_rounds: How many times a row is asked again after failures that are worth it.
         repairs: How many times the model is shown an answer that its output model refuses, with the reason.
+        sources: Submissions whose answers it may take over once it plans its batches.
         predecessors: Submissions that this one replaces and whose answers it waits for before it plans any batch.
         predecessors_ended: All of those have ended, so that a run can take their answers over.
         collected: Every row has its outcome in the store.
@@ -188,12 +195,14 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     created_at: float
     rows: int
+    sealed: int
     requests: int
     max_rounds: int
     repairs: int = 0
     parts: dict[str, str] = {}
     partitions: tuple[PartitionRows, ...]
     batches: tuple[BatchState, ...] = ()
+    sources: tuple[str, ...] = ()
     predecessors: tuple[str, ...] = ()
     predecessors_ended: bool = False
     collected: bool = False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Callable, Collection, Mapping
+from itertools import takewhile
+from pathlib import Path
 
 import msgspec
 
@@ -11,10 +14,12 @@ from ractobatch_dagster.errors import ProviderAuthError, ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import UploadedFile
 from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.lines import read_encoder, write_input
+from ractobatch_dagster.submission.parallel import Workers
 from ractobatch_dagster.submission.plan import COMMIT_EVERY, turned_away
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["file_name", "is_file_gone", "tidy", "upload"]
+__all__ = ["file_name", "tidy", "upload"]
 
 _PREFIX = "ractobatch-"
 
@@ -27,11 +32,6 @@ def file_name(submission: str, number: int, attempt: int) -> str:
     return f"{_PREFIX}{submission}-{number:05d}-{attempt}-{secrets.token_hex(4)}.jsonl"
 
 
-def is_file_gone(error: ProviderError) -> bool:
-    """Whether a create was refused for want of its input file."""
-    return error.refused and "cannot find file" in str(error).lower()
-
-
 def upload(
     provider: Provider,
     files: SubmissionFiles,
@@ -41,26 +41,36 @@ def upload(
     log: Callable[[str], None],
     enough: Callable[[], bool],
     problems: list[ProviderError],
+    workers: Workers,
 ) -> SubmissionState:
-    """Upload these batches' input files and record their ids. One that is refused is told, and the others go on."""
+    """Make these batches' input files, upload them and record their ids.
+
+    One that is refused is told, and the others go on.
+    """
     uploaded: dict[int, UploadedFile] = {}
     refused: dict[int, BatchState] = {}
     before = {batch.number: batch for batch in state.batches if batch.number in numbers}
-    since = now()
+    since, stopped = now(), False
+    encoder = read_encoder(files)
+
+    def send(batch: BatchState) -> UploadedFile:
+        with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+            path = Path(folder) / "input.jsonl"
+            workers.apart(write_input, files, batch, encoder, path)
+            with path.open("rb") as source:
+                return provider.upload(source, file_name(state.id, batch.number, batch.attempt + 1))
+
+    wanted = takewhile(lambda _: not stopped and not enough(), before.values())
     try:
-        for batch in (one for one in state.batches if one.number in numbers):
-            if enough():
-                break
-            name = file_name(state.id, batch.number, batch.attempt + 1)
-            try:
-                with files.store.open(files.requests(batch)) as source:
-                    uploaded[batch.number] = provider.upload(source, name)
-            except ProviderError as error:
-                problems.append(error)
-                if not error.refused or isinstance(error, ProviderAuthError):
-                    break
-                refused[batch.number] = turned_away(batch, now(), error.retry_after)
+        for batch, result in workers.each(send, wanted):
+            if isinstance(result, ProviderError):
+                problems.append(result)
+                if not result.refused or isinstance(result, ProviderAuthError):
+                    stopped = True  # what is under way by now is still recorded
+                else:
+                    refused[batch.number] = turned_away(batch, now(), result.retry_after)
                 continue
+            uploaded[batch.number] = result
             log(f"uploaded batch {batch.number}: {batch.requests:,} requests, {batch.size / 1e6:.1f} MB")
             if now() - since > COMMIT_EVERY:
                 done, uploaded, since = uploaded, {}, now()

@@ -6,21 +6,36 @@ Each submission is on its own: what goes wrong with one is told, and the others 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from ractobatch_dagster.errors import ProviderAuthError, ProviderError, ProviderNotFoundError, RactobatchError
 from ractobatch_dagster.provider.client import Provider
+from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.engine import LIGHT, Engine
 from ractobatch_dagster.submission.files import ROOT, SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.looking import Looked, look
-from ractobatch_dagster.submission.plan import progress
+from ractobatch_dagster.submission.plan import (
+    KEY,
+    Collect,
+    Poll,
+    Progress,
+    Settle,
+    after_look,
+    plan,
+    progress,
+    strays,
+    together,
+)
+from ractobatch_dagster.submission.reading import newest_states
 from ractobatch_dagster.submission.state import Owner, SubmissionState, TableState
 
-__all__ = ["Open", "Watch", "open_submissions", "tables"]
+__all__ = ["Open", "Watch", "is_quiet", "open_submissions", "tables"]
+
+_NOT_LIGHT = Collect | Settle
 
 _CALLS = 50
 """Batches asked for by id in one look, at most; where there are more, each look begins somewhere else."""
@@ -41,14 +56,44 @@ def tables(store: Store) -> list[TableFiles]:
     return [TableFiles(store, unquote(name)) for name in store.folders(ROOT)]
 
 
-def open_submissions(table: TableFiles, state: TableState | None, notes: list[str]) -> Iterator[Open]:
-    """The open submissions of one table, oldest first. One that cannot be read is noted."""
-    for submission, keys in (state.open if state else {}).items():
-        files = table.submission(submission)
-        try:
-            yield Open(state.owner, files, files.state(), keys)  # type: ignore[union-attr]
-        except RactobatchError as error:
-            notes.append(f"{table.asset}: {error}")
+def open_submissions(
+    table: TableFiles, state: TableState | None, notes: list[str], enough: Callable[[], bool] = lambda: False
+) -> Iterator[Open]:
+    """The open submissions of one table, oldest first. One that cannot be read, or not in time, is noted."""
+    open_ = state.open if state else {}
+    found = newest_states(table, list(open_), enough)
+    for submission, keys in open_.items():
+        there = found.get(submission)
+        if isinstance(there, SubmissionState):
+            yield Open(state.owner, table.submission(submission), there, keys)  # type: ignore[union-attr]
+        elif there is not None:
+            notes.append(f"{table.asset}: {there}")
+    if len(found) < len(open_):
+        notes.append(f"{table.asset}: the store is slow; {len(open_) - len(found)} submissions are for the next look")
+
+
+def is_quiet(state: SubmissionState, looked: Looked, now: float, list_lag: float) -> bool:
+    """Whether a tick would change nothing about this submission: nothing is due, and the look brought nothing new.
+
+    The state may be a moment old. Whatever was committed since is for the next look, as if this one had been earlier.
+    """
+    if any(batch.intent is not None for batch in state.batches):
+        return False  # its writer may have died
+    if not all(isinstance(step, _NOT_LIGHT | Poll) for step in plan(state, now, list_lag=list_lag)):
+        return False
+    for batch in state.batches:
+        remote = looked.found.get(batch.batch_id) if batch.batch_id and batch.stage == "running" else None
+        if remote is not None and after_look(batch, remote, now) != batch:
+            return False
+    return not looked.others or strays(state, looked.others) == ({}, [])
+
+
+def _by_submission(others: Iterable[RemoteBatch]) -> dict[str, list[RemoteBatch]]:
+    """Batches with a key of ours, by the submission that it names."""
+    found: dict[str, list[RemoteBatch]] = {}
+    for remote in others:
+        found.setdefault(remote.metadata[KEY].partition("/")[0], []).append(remote)
+    return found
 
 
 @dataclass(slots=True)
@@ -84,13 +129,24 @@ class Watch:
             first = random.Random(self.turn).randrange(len(mine))
             mine = mine[first:] + mine[:first]
         looked = self._look(mine)
-        stepped = []
+        others = _by_submission(looked.others)
+        stepped: list[Open] = []
         for number, one in enumerate(mine):
             if self.enough():
                 self.notes.append(f"the time is up; {len(mine) - number} submissions are for the next look")
                 break
-            stepped.append(self._one(one, looked))
+            stepped.append(self._one(one, Looked(looked.found, looked.failed, others.get(one.state.id, []))))
+        self._tell(stepped)
         return stepped
+
+    def _tell(self, stepped: Iterable[Open]) -> None:
+        """Note how far each table is."""
+        far: dict[str, list[Progress]] = {}
+        for one in stepped:
+            far.setdefault(one.owner.asset, []).append(progress(one.state))
+        for asset, parts in far.items():
+            which = f", in {len(parts):,} submissions" if len(parts) > 1 else ""
+            self.notes.append(f"{asset}: {together(parts)}{which}")
 
     def _is_ours(self, one: Open) -> bool:
         if one.state.provider == self.provider.identity:
@@ -126,8 +182,8 @@ class Watch:
     def _one(self, one: Open, looked: Looked) -> Open:
         state = one.state
         try:
-            state = self.engine.advance(one.files, steps=LIGHT, looked=looked)
-            self.notes.append(f"{one.owner.asset}: {progress(state)}")
+            if not is_quiet(state, looked, self.now, self.provider.profile.list_lag):
+                state = self.engine.advance(one.files, steps=LIGHT, looked=looked)
         except RactobatchError as error:
             self.notes.append(f"{one.owner.asset}: {error}")
             try:

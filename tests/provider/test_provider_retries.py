@@ -219,10 +219,18 @@ def test_a_full_queue_says_when_there_is_room(
 CANNOT_FIND: Reply = (400, {"error": {"message": "Cannot find file f, or project p has no access to it."}})
 
 
-def test_a_new_file_is_waited_for_a_minute(script: Scripted, call: Caller) -> None:
-    """Until the provider sees the file everywhere; then the refusal is believed."""
-    script.say("POST /batches", CANNOT_FIND)
-    with pytest.raises(ProviderAPIError, match="Cannot find file"):
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        CANNOT_FIND,
+        (404, {"error": {"message": "No such File object: f"}}),
+        (422, {"error": {"message": "Input file not found."}}),
+    ],
+)
+def test_a_new_file_is_waited_for_a_minute(script: Scripted, call: Caller, refusal: Reply) -> None:
+    """Until the provider sees the file everywhere; then the refusal is believed, in whichever words it comes."""
+    script.say("POST /batches", refusal)
+    with pytest.raises(ProviderAPIError, match=r"(?i)file"):
         call.create()
     assert 60 <= sum(call.pauses) < 65
     assert len(script.requests) == len(call.pauses) + 1

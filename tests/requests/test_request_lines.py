@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RequestTemplate
-from ractobatch_dagster.requests.cut import Cutter, Limits
-from ractobatch_dagster.requests.encode import Encoder, encode_line, request_hash
+from ractobatch_dagster.requests.encode import Encoder, encode_line, escape, request_hash
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
@@ -33,18 +31,51 @@ def test_a_line_says_what_was_asked(custom_id: str, body: dict[str, Any]) -> Non
     assert json.loads(line) == {"custom_id": custom_id, "method": "POST", "url": "/v1/x", "body": body}
 
 
+ODD = TEXT | st.text(st.sampled_from('a"\\\n\x00\x1f\x7f\x85\u2028\u2029\xe9\U0001f642'))
+
+
 @given(
-    text=TEXT | st.text(st.sampled_from('a"\\\n\x00\x1f\x7f\x85\u2028\u2029\xe9\U0001f642')),
-    system=st.none() | TEXT | st.sampled_from(["prompt-0", "\x00", 'say "prompt-0"']),
+    text=ODD,
+    system=st.none() | TEXT | st.sampled_from(["place-0-0", "place-0-2", "\x00", 'say "place-0-1"']),
     extra=st.dictionaries(TEXT, JSON, max_size=2),
+    answer=ODD,
+    problem=ODD,
 )
-def test_a_template_rendered_once_gives_the_same_bytes(text: str, system: str | None, extra: dict[str, Any]) -> None:
-    """The quick way and the plain way write the same line and the same hash, whatever is in text and template."""
+def test_a_template_rendered_once_gives_the_same_bytes(
+    text: str, system: str | None, extra: dict[str, Any], answer: str, problem: str
+) -> None:
+    """The quick way and the plain way write the same lines, whatever is in text and template."""
     template = RequestTemplate("m", system, extra={key: value for key, value in extra.items() if key != "messages"})
-    encoder, body = Encoder("p", template), template.body(text)
-    escaped = encoder.escaped(text)
-    assert encoder.line("row-00000001", escaped) == encode_line("row-00000001", body, endpoint=template.endpoint)
-    assert encoder.hash(escaped) == request_hash("p", template.endpoint, body)
+    encoder = msgspec.json.decode(msgspec.json.encode(Encoder.of("p", template)), type=Encoder)
+    body, escaped, endpoint = template.body(text), escape(text), template.endpoint
+    line = encode_line("row-00000001", body, endpoint=endpoint)
+    assert encoder.line(b"row-00000001", escaped) == line
+    assert encoder.lines([1, 2], [escaped, escaped]) == line + line.replace(b"row-00000001", b"row-00000002", 1)
+    assert encoder.overhead == len(line) - len(escaped) - len("row-00000001")
+    wrong = f"This answer is not valid: {problem}\nGive the corrected answer, and only that."
+    body["messages"] += [{"role": "assistant", "content": answer}, {"role": "user", "content": wrong}]
+    repaired = encoder.repaired(b"row-00000001", escaped, answer, problem)
+    assert repaired == encode_line("row-00000001", body, endpoint=endpoint)
+
+
+@given(one=st.tuples(TEXT, TEXT, TEXT), other=st.tuples(TEXT, TEXT, TEXT))
+def test_two_questions_have_two_hashes(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+    """Provider, system prompt and text all count, and nothing runs from one into the other."""
+
+    def hashed(provider: str, system: str, text: str) -> bytes:
+        encoder = Encoder.of(provider, RequestTemplate("m", system))
+        (first,) = encoder.hashes([escape(text)])
+        assert first == encoder.hash(escape(text))
+        return first
+
+    asked = [(provider, system or None, text) for provider, system, text in (one, other)]
+    assert (hashed(*one) == hashed(*other)) == (asked[0] == asked[1])
+
+
+def test_a_template_without_a_place_for_the_prompt_is_refused() -> None:
+    """`extra` may change anything but the messages: all rows would ask the same."""
+    with pytest.raises(InvalidInputError, match="no place for the prompt"):
+        Encoder.of("p", RequestTemplate("m", "s", extra={"messages": []}))
 
 
 def test_other_alphabets_are_not_escaped() -> None:
@@ -68,55 +99,6 @@ def test_the_hash_is_the_question() -> None:
     assert one == request_hash("openai", "/v1/x", {"b": 2, "a": 1})
     others = [("azure", "/v1/x", 1), ("openai", "/v1/y", 1), ("openai", "/v1/x", 3)]
     assert one not in {request_hash(provider, endpoint, {"a": a, "b": 2}) for provider, endpoint, a in others}
-
-
-@given(
-    lines=st.lists(st.binary(min_size=0, max_size=30).map(lambda raw: raw.replace(b"\n", b"") + b"\n"), max_size=40),
-    most=st.integers(1, 6),
-    size=st.integers(31, 90),
-    first=st.integers(0, 3),
-)
-def test_files_keep_within_the_limits(lines: list[bytes], most: int, size: int, first: int) -> None:
-    """Every line is in exactly one file, in order; no file is over a limit, and none could have held one more."""
-    files: list[bytes] = []
-
-    def keep(cut: Any, path: Path) -> None:
-        files.append(path.read_bytes())
-        assert (cut.size, cut.requests) == (len(files[-1]), files[-1].count(b"\n"))
-
-    with Cutter(Limits(most, size), keep, first=first) as cutter:
-        for line in lines:
-            cutter.add(line, what="a row")
-    assert b"".join(files) == b"".join(lines)
-    assert [cut.number for cut in cutter.files] == list(range(first, first + len(files)))
-    for index, content in enumerate(files):
-        assert 0 < content.count(b"\n") <= most
-        assert len(content) <= size
-        if index + 1 < len(files):
-            following = files[index + 1].partition(b"\n")[0] + b"\n"
-            assert content.count(b"\n") == most or len(content) + len(following) > size
-
-
-def test_a_line_over_the_limit_is_named() -> None:
-    """A single request that no file can hold is refused by name."""
-    with (
-        pytest.raises(InvalidInputError, match="row 7 makes a request of 6 bytes"),
-        Cutter(Limits(10, 5), lambda cut, path: None) as cutter,
-    ):
-        cutter.add(b"12345\n", what="row 7")
-
-
-def test_nothing_is_handed_over_after_a_failure() -> None:
-    """A cut that ends with an exception hands no half file over, and leaves no folder behind."""
-    handed: list[Path] = []
-    cutter = Cutter(Limits(1, 50), lambda cut, path: handed.append(path))
-    folder = Path(cutter._folder.name)
-    with suppress(KeyError), cutter:
-        for line in (b"1\n", b"2\n"):
-            cutter.add(line, what="a row")
-        raise KeyError
-    assert [path.name for path in handed] == ["00000.jsonl"]
-    assert not folder.exists()
 
 
 def test_what_is_nested_too_deep_is_refused() -> None:

@@ -13,9 +13,9 @@ import time
 from typing import Any
 
 from ractobatch_dagster.models import ROW_STATUSES, BatchStatus
-from ractobatch_dagster.results.join import join_lines
+from ractobatch_dagster.results.classify import no_line
+from ractobatch_dagster.results.join import join_files, join_lines
 from ractobatch_dagster.results.lines import read_lines
-from ractobatch_dagster.results.outcomes import outcomes_table
 
 ASKED = [f"row-{number:08d}" for number in range(4)]
 
@@ -96,12 +96,13 @@ def check(seed: int) -> None:
     size = chance.choice((1, 7, 1 << 20))
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
     odd: list[bytes] = []
-    outcomes = join_lines(ASKED, read_lines(chunks), chance.choice(_STATUSES), lambda _, one: odd.append(one))
+    status = chance.choice(_STATUSES)
+    outcomes = join_lines(ASKED, read_lines(chunks), status, lambda _, one: odd.append(one))
     assert list(outcomes) == ASKED
     assert all(outcome.status in ROW_STATUSES and outcome.custom_id == name for name, outcome in outcomes.items())
     assert all(isinstance(one, bytes) for one in odd)
-    table = outcomes_table((outcome, "batch", 0) for outcome in outcomes.values())
-    assert table.num_rows == len(ASKED)
+    table = join_files(ASKED, chunks, lambda custom_id: no_line(custom_id, status))
+    assert table["status"].to_pylist() == [outcome.status for outcome in outcomes.values()]
     table.validate(full=True)
 
 

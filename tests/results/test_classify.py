@@ -13,7 +13,7 @@ from pydantic import BaseModel, field_validator
 from ractobatch_dagster.models import ROW_STATUSES, BatchStatus
 from ractobatch_dagster.results.classify import classify, no_line, parse_json, parse_text, without_fence
 from ractobatch_dagster.results.lines import read_lines
-from ractobatch_dagster.results.outcomes import OUTCOMES, outcomes_table
+from ractobatch_dagster.results.outcomes import OUTCOMES, Columns, as_values
 
 KEYS = [
     "custom_id",
@@ -86,7 +86,9 @@ def test_any_object_has_an_outcome_that_can_be_stored(line: dict[str, Any]) -> N
     outcome = classify(line)
     assert outcome.status in ROW_STATUSES
     assert outcome.status == "ok" or outcome.error
-    assert outcomes_table([(outcome, "batch", 0)]).schema == OUTCOMES()
+    columns = Columns()
+    columns.add(as_values(outcome))
+    assert columns.table().schema == OUTCOMES()
 
 
 def test_an_object_nested_to_the_limit_has_an_outcome() -> None:

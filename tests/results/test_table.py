@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from pydantic import BaseModel, Field
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.results.classify import Outcome
 from ractobatch_dagster.results.cost import batch_cost
-from ractobatch_dagster.results.outcomes import OUTCOMES, answers, outcomes_table
-from ractobatch_dagster.results.table import answer_names, llm_fields, reserved_names, result_table
+from ractobatch_dagster.results.outcomes import ANSWERED, Columns, as_values
+from ractobatch_dagster.results.table import ResultTable, answer_names, llm_fields, reserved_names
 
 
 class Label(BaseModel):
@@ -25,15 +26,11 @@ class Label(BaseModel):
     count: int = 0
 
 
-def rows(*custom_ids: str | None) -> pa.Table:
-    """The user's rows, each with its number."""
-    return pa.table(
-        {
-            "number": pa.array(range(len(custom_ids)), pa.int64()),
-            "custom_id": pa.array(custom_ids, pa.string()),
-            "llm_request_hash": pa.array([i and f"hash-{i}" for i in custom_ids], pa.string()),
-        }
-    )
+def rows(*custom_ids: str | None) -> pa.RecordBatch:
+    """The user's rows, each with its number; those that ask nothing have no id."""
+    hashes = pa.array([None if i is None else i.encode().rjust(16, b"-") for i in custom_ids], pa.binary(16))
+    numbers = pa.array(range(len(custom_ids)), pa.int64())
+    return pa.RecordBatch.from_arrays([numbers, hashes], ["number", "llm_request_hash"])
 
 
 def done(custom_id: str, text: str | None, status: Any = "ok", **more: Any) -> Outcome:
@@ -42,30 +39,41 @@ def done(custom_id: str, text: str | None, status: Any = "ok", **more: Any) -> O
     return Outcome(custom_id, status, text=text, **{**tokens, **more})
 
 
-def table(
-    table_rows: pa.Table, *outcomes: Outcome, output_type: type[BaseModel] | None = Label, reused: bool = False
-) -> list[dict[str, Any]]:
+def made(
+    custom_ids: Sequence[str | None],
+    *outcomes: Outcome,
+    output_type: type[BaseModel] | None = Label,
+    reused: bool = False,
+    round_: int = 0,
+) -> pa.Table:
+    """The result table of rows with these ids; one whose id stands before it is a copy."""
+    known = {outcome.custom_id: outcome for outcome in outcomes}
+    found = [(row, known[id_]) for row, id_ in enumerate(custom_ids) if id_ in known]
+    columns = Columns()
+    for _, outcome in found:
+        columns.add(as_values(outcome))
+    table = columns.table().select(ANSWERED).add_column(0, "row", pa.array([row for row, _ in found], pa.int64()))
+    copies = [reused or custom_ids.index(custom_ids[row]) < row for row, _ in found]
+    table = table.append_column("batch_id", pa.array(["batch_1"] * len(found), pa.string()))
+    table = table.append_column("round", pa.array([round_] * len(found), pa.int32()))
+    table = table.append_column("reused", pa.array(copies, pa.bool_()))
+    return ResultTable(output_type, "f").block(rows(*custom_ids), table, 0, custom_ids)
+
+
+def table(custom_ids: Sequence[str | None], *outcomes: Outcome, **options: Any) -> list[dict[str, Any]]:
     """The result table's rows."""
-    asked = outcomes_table((one, "batch_1", 0) for one in outcomes)
-    if reused:
-        asked = asked.set_column(asked.column_names.index("reused"), "reused", pa.array([True] * len(asked)))
-    return result_table(table_rows, [asked], output_type=output_type, fingerprint="f").to_pylist()
+    return made(custom_ids, *outcomes, **options).to_pylist()
 
 
 def test_an_answer_is_typed_and_its_origin_kept() -> None:
     """One row has the user's columns, the answer's and the fixed block, in this order."""
-    result = result_table(
-        rows("a"),
-        [outcomes_table([(done("a", '{"mood": "good", "count": 2}', request_id="req_1"), "batch_1", 1)])],
-        output_type=Label,
-        fingerprint="f",
-    )
+    result = made(["a"], done("a", '{"mood": "good", "count": 2}', request_id="req_1"), round_=1)
     assert result.column_names == ["number", "mood", "count", *(field.name for field in llm_fields())]
     (row,) = result.to_pylist()
     assert (row["number"], row["mood"], row["count"]) == (0, "good", 2)
     assert (row["llm_status"], row["llm_text"]) == ("ok", '{"mood": "good", "count": 2}')
     assert (row["llm_batch_id"], row["llm_request_id"], row["llm_round"]) == ("batch_1", "req_1", 1)
-    assert (row["llm_request_hash"], row["llm_fingerprint"], row["custom_id"]) == ("hash-a", "f", "a")
+    assert (row["llm_request_hash"], row["llm_fingerprint"], row["custom_id"]) == (b"a".rjust(16, b"-").hex(), "f", "a")
     assert row["llm_cost_usd"] == pytest.approx(0.375)
     assert row["llm_reused"] is False
     assert result.schema.field("mood").metadata == {b"description": b"How it sounds."}
@@ -82,7 +90,7 @@ def test_an_answer_is_typed_and_its_origin_kept() -> None:
 )
 def test_an_answer_that_does_not_fit_is_invalid_output(text: str | None, said: str) -> None:
     """What fits neither the model nor its columns has no typed values; the text, the reason and the cost stay."""
-    bad, good = table(rows("a", "b"), done("a", text), done("b", '{"mood":"bad"}'))
+    bad, good = table(["a", "b"], done("a", text), done("b", '{"mood":"bad"}'))
     assert (bad["llm_status"], bad["llm_error_code"]) == ("invalid_output", "invalid_output")
     assert said in bad["llm_error"]
     assert (bad["mood"], bad["llm_text"]) == (None, text)
@@ -92,7 +100,7 @@ def test_an_answer_that_does_not_fit_is_invalid_output(text: str | None, said: s
 
 def test_rows_that_share_a_question_pay_once() -> None:
     """Copies have the same answer, no tokens and no cost."""
-    first, copy = table(rows("a", "a"), done("a", '{"mood":"good"}'))
+    first, copy = table(["a", "a"], done("a", '{"mood":"good"}'))
     assert first["mood"] == copy["mood"] == "good"
     assert (first["llm_reused"], copy["llm_reused"]) == (False, True)
     assert (copy["llm_cost_usd"], copy["llm_prompt_tokens"], copy["llm_cached_tokens"]) == (0.0, 0, None)
@@ -100,13 +108,13 @@ def test_rows_that_share_a_question_pay_once() -> None:
 
 def test_an_answer_taken_over_costs_nothing() -> None:
     """What an earlier submission has paid for is marked as reused."""
-    (row,) = table(rows("a"), done("a", '{"mood":"good"}'), reused=True)
+    (row,) = table(["a"], done("a", '{"mood":"good"}'), reused=True)
     assert (row["llm_reused"], row["llm_cost_usd"], row["llm_completion_tokens"]) == (True, 0.0, 0)
 
 
 def test_a_row_that_was_not_sent_is_skipped() -> None:
     """A row without a question lands with nothing but its status."""
-    skipped, missing = table(rows(None, "gone"))
+    skipped, missing = table([None, "gone"])
     assert (skipped["llm_status"], missing["llm_status"]) == ("skipped", "missing")
     assert skipped["llm_cost_usd"] == 0.0
     assert skipped["llm_text"] is None
@@ -115,7 +123,7 @@ def test_a_row_that_was_not_sent_is_skipped() -> None:
 def test_what_failed_without_usage_was_not_billed() -> None:
     """An error without token counts costs 0; an answer without them costs nobody knows what."""
     failed, odd = table(
-        rows("a", "b"),
+        ["a", "b"],
         done("a", None, "error", prompt_tokens=None, completion_tokens=None),
         done("b", '{"mood":"good"}', prompt_tokens=None, completion_tokens=None),
     )
@@ -131,30 +139,20 @@ def test_one_row_in_one_row_out_and_one_schema(
     asked: list[int | None], known: dict[int, tuple[Any, str | None]], typed: bool
 ) -> None:
     """Whatever came back, the table has the rows asked, in their order, and the same columns."""
-    outcomes = outcomes_table((done(str(i), text, status), "b", 0) for i, (status, text) in known.items())
+    outcomes = [done(str(i), text, status) for i, (status, text) in known.items()]
     output_type = Label if typed else None
-    kwargs: dict[str, Any] = {"output_type": output_type, "fingerprint": "f"}
-    result = result_table(rows(*(None if i is None else str(i) for i in asked)), [outcomes], **kwargs)
+    result = made([None if i is None else str(i) for i in asked], *outcomes, output_type=output_type)
     assert result["number"].to_pylist() == list(range(len(asked)))
     assert set(result["llm_status"].to_pylist()) <= set(ROW_STATUSES)
-    empty = result_table(rows(), [OUTCOMES().empty_table()], **kwargs)
-    assert result.schema.equals(empty.schema, check_metadata=True)
+    assert result.schema.equals(made([], output_type=output_type).schema, check_metadata=True)
 
 
 def test_the_names_that_are_taken_are_known_beforehand() -> None:
     """Whatever the table adds is reserved, so that no column of the user's is overwritten."""
     assert answer_names(Label) == ["mood", "count"]
     assert answer_names(None) == []
-    added = set(result_table(rows(), [], output_type=Label, fingerprint="f").column_names) - {"number"}
+    added = set(made([]).column_names) - {"number"}
     assert added == set(reserved_names(Label))
-
-
-def test_only_answers_are_taken_over() -> None:
-    """A later submission takes over what is ok, by the hash of the question, and asks the rest again."""
-    outcomes = outcomes_table([(done("a", "x"), "b", 0), (done("b", "y", "truncated"), "b", 0)])
-    taken = dict(answers(rows("a", "b", "a"), outcomes))
-    assert list(taken) == ["hash-a"]
-    assert (taken["hash-a"]["text"], taken["hash-a"]["reused"]) == ("x", True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from ractobatch_dagster.requesting import FIRST, LAST, RANGE_END, RANGE_START
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.spec import SUBMISSION
 from ractobatch_dagster.submission import cancelling
-from ractobatch_dagster.submission.files import SubmissionFiles, read_parquet, write_parquet
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.rows import read_rows
 from tests.simulation.orchestrator import Context, Run
 from tests.simulation.scheduler import Died, StuckError
 from tests.simulation.setting import frame_of
@@ -207,8 +208,9 @@ class Play(Stage):
         for result in landing.land(context, resource, run.keys, spec=self.spec):
             tables = result.value if isinstance(result.value, dict) else {run.keys[0]: result.value}
             told = {run.keys[0]: result.metadata} if len(run.keys) == 1 else context.partition_metadata
-            for key, table in tables.items():
-                write_parquet(self.store, table_path([ASSET], key), table)  # what the IO manager does
+            for key, file in tables.items():
+                table = file.read()
+                self.store.take(table_path([ASSET], key), file.path)  # what the IO manager does
                 submission = str(told[key][SUBMISSION])
                 self.written.append(Written(key, submission, table, began, self.scheduler.now))
             for key in tables:
@@ -251,6 +253,9 @@ def submissions(stage: Stage) -> list[str]:
 
 def version_in(files: SubmissionFiles, key: str | None) -> int | None:
     """Which version of a partition's rows a submission holds; `None` if it holds no rows of it."""
-    share, rows = files.state().partition(key), read_parquet(files.store, files.rows)
-    versions = rows["version"].slice(share.start, share.rows).to_pylist() if rows is not None and share else []
-    return versions[0] if versions else None
+    share = files.state().partition(key)
+    if share is None or not share.rows:
+        return None
+    first = next(read_rows(files, share.start, share.start + 1, ["version"]))
+    version: int = first.column(0)[0].as_py()
+    return version

@@ -8,14 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 
-from ractobatch_dagster import landing, requesting, sensor, submitting
+from ractobatch_dagster import confirming, requesting, submitting, ticking
 from ractobatch_dagster.errors import ProviderError, StoreError
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
-from ractobatch_dagster.results import classify, table
-from ractobatch_dagster.results.join import join_lines
-from ractobatch_dagster.submission import engine, opening, plan, resolving, rounds
+from ractobatch_dagster.results import classify
+from ractobatch_dagster.results.join import join_files
+from ractobatch_dagster.results.lines import read_lines
+from ractobatch_dagster.results.table import ResultTable
+from ractobatch_dagster.submission import (
+    answered,
+    collecting,
+    engine,
+    opening,
+    plan,
+    resolving,
+    reusing,
+    rounds,
+)
+from ractobatch_dagster.submission.asking import asked_rows
 from ractobatch_dagster.submission.engine import Engine
 from ractobatch_dagster.submission.log import Log, Version
 from ractobatch_dagster.submission.state import BatchState
@@ -221,28 +235,28 @@ def throws_an_expired_batchs_answers_away() -> Patches:
 
 @_mutant()
 def joins_answers_by_their_place() -> Patches:
-    def by_place(asked: Any, lines: Any, *arguments: Any) -> Any:
-        asked = list(asked)
+    def by_place(asked: Any, chunks: Any, *arguments: Any) -> Any:
         renamed = (
-            {**line, "custom_id": custom_id} if isinstance(line, dict) else line
-            for custom_id, line in zip(asked, lines, strict=False)
+            msgspec.json.encode({**line, "custom_id": custom_id}) + b"\n"
+            for custom_id, line in zip(asked, read_lines(chunks), strict=False)
+            if isinstance(line, dict)
         )
-        return join_lines(asked, renamed, *arguments)
+        return join_files(asked, renamed, *arguments)
 
-    return [(rounds, "join_lines", by_place)]
+    return [(collecting, "join_files", by_place)]
 
 
 @_mutant(setting_max_rounds=0, world_output_lost=0.5)
 def drops_rows_without_a_line() -> Patches:
-    whole = table.result_table
+    whole = ResultTable.block
 
-    def result_table(*arguments: Any, **options: Any) -> Any:
+    def block(*arguments: Any) -> Any:
         import pyarrow.compute as pc
 
-        made = whole(*arguments, **options)
+        made = whole(*arguments)
         return made.filter(pc.invert(pc.equal(made["llm_status"].cast("string"), "missing")))
 
-    return [(table, "result_table", result_table)]
+    return [(ResultTable, "block", block)]
 
 
 @_mutant()
@@ -278,30 +292,54 @@ def asks_again_what_failed_for_good() -> Patches:
 
 @_mutant()
 def sends_everything_again_in_the_next_round() -> Patches:
-    again = rounds._again
+    def everything(files: Any, batch: Any) -> Any:
+        for row in asked_rows(files, batch).rows.tolist():
+            yield rounds._Outcome(row, False, True, False, None, None)
 
-    def everything(state: Any, histories: Any) -> Any:
-        return dict(histories) if again(state, histories) else {}
-
-    return [(rounds, "_again", everything)]
+    return [(rounds, "_doubtful", everything)]
 
 
 @_mutant()
 def never_asks_again() -> Patches:
-    return [(rounds, "_again", lambda *_: {})]
+    return [(rounds, "_again", lambda *_: None)]
 
 
 @_mutant(setting_max_rounds=0, world_expire=0.5)
 def asks_again_without_end() -> Patches:
-    def endless(state: Any, histories: Any) -> Any:
-        return {name: one for name, one in histories.items() if one.last.retryable}
+    known = rounds._known
 
-    return [(rounds, "_again", endless)]
+    def endless(one: Any, asked: Any, state: Any) -> Any:
+        return known(one, asked, msgspec.structs.replace(state, max_rounds=1 << 14))
+
+    return [(rounds, "_known", endless), (rounds, "_MAX_FREE", 1 << 14)]
 
 
 @_mutant()
 def reuses_nothing() -> Patches:
     return [(opening, "_paid", lambda *_: ())]
+
+
+@_mutant()
+def takes_over_the_answer_of_another_row() -> Patches:
+    whole = reusing._taken
+
+    def shifted(rows: Any, files: Any, state: Any, theirs: Any) -> Any:
+        return whole(rows, files, state, np.roll(theirs, 1))
+
+    return [(reusing, "_taken", shifted)]
+
+
+@_mutant(setting_dedupe=True)
+def copies_the_answer_of_another_row() -> Patches:
+    whole = answered.Copies.between
+
+    def shifted(self: Any, *arguments: Any) -> Any:
+        found, rows, firsts = whole(self, *arguments)
+        texts = found["text"].to_pylist()
+        text = pa.array([*texts[1:], *texts[:1]] if len(set(texts)) > 1 else ["another's"] * len(texts), pa.string())
+        return found.set_column(found.schema.get_field_index("text"), "text", text), rows, firsts
+
+    return [(answered.Copies, "between", shifted)]
 
 
 # -- landing --------------------------------------------------------------------------------------
@@ -315,7 +353,7 @@ def uses_a_run_key_again() -> Patches:
 
 @_mutant()
 def assumes_that_what_is_collected_has_landed() -> Patches:
-    def assume(instance: Any, of: Any) -> Any:
+    def assume(instance: Any, of: Any, enough: Any = None) -> Any:
         version = of.log.load()
         if version is None:
             return None
@@ -324,9 +362,9 @@ def assumes_that_what_is_collected_has_landed() -> Patches:
             for one in version.state.partitions
             if of.submission(one.submission).state().collected
         }
-        return landing.mark_landed(of, done)
+        return confirming.mark_landed(of, done)
 
-    return [(module, "confirm_landed", assume) for module in (sensor, submitting)]
+    return [(module, "confirm_landed", assume) for module in (ticking, submitting)]
 
 
 @_mutant()

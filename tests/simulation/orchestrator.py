@@ -80,7 +80,7 @@ class Orchestrator:
     # -- what the package calls -------------------------------------------------------------------
 
     def get_run_records(self, filters: dg.RunsFilter) -> list[Any]:
-        """As `DagsterInstance.get_run_records`, by tags."""
+        """As `DagsterInstance.get_run_records`, by tags, of each of which several values are given."""
 
         def found() -> list[Any]:
             return [
@@ -90,7 +90,7 @@ class Orchestrator:
                     create_timestamp=dt.datetime.fromtimestamp(run.created_at, dt.UTC),
                 )
                 for run in reversed(self.runs)
-                if all(run.tags.get(name) == value for name, value in filters.tags.items())
+                if all(run.tags.get(name) in values for name, values in filters.tags.items())
             ]
 
         return self.scheduler.io("run records", found)

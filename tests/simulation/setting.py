@@ -144,8 +144,10 @@ def _frame(rows: int, key: str | None, version: int) -> pa.Table:
         if kind is None:
             questions.append(None if dice.random() < 0.5 else "   ")
             continue
-        twin = row - 1 if row and dice.random() < 0.15 else row
-        questions.append(f"{kind} question {twin} of {key}, version {changed}")
+        if row and dice.random() < 0.15:
+            questions.append(questions[-1])  # the same question once more
+            continue
+        questions.append(f"{kind} question {row} of {key}, version {changed}")
     if version:
         questions.append(f"question new in version {version} of {key}")
     return pa.table(

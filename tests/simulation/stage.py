@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from ractobatch_dagster import landing, requesting, sensor, submitting
+from ractobatch_dagster import landing, requesting, submitting, ticking
 from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
@@ -137,6 +137,8 @@ class Stage:
             resource_key="openai_batch",
             key=None,
             partition_by=None,
+            carry=None,
+            own_storage=True,
             on_null="skip",
             dedupe=self.setting.dedupe,
             reuse=True,
@@ -192,7 +194,7 @@ def simulated_time(stage: Stage) -> Iterator[None]:
     """The modules that read the machine's clock or make up names do so by this schedule's."""
     scheduler = stage.scheduler
     clock = SimpleNamespace(time=scheduler.clock, monotonic=lambda: scheduler.now, sleep=scheduler.sleep)
-    modules = [module for module in (landing, requesting, sensor, submitting) if hasattr(module, "time")]
+    modules = [module for module in (landing, requesting, ticking, submitting) if hasattr(module, "time")]
     names, folder = secrets.token_hex, tempfile.tempdir
     logger = logging.getLogger("ractobatch_dagster")
     level = logger.level

@@ -66,6 +66,20 @@ class SimulatedStore(Store):
         body = data.read_bytes() if isinstance(data, Path) else bytes(data)
         self._io(f"write {path}", lambda: self._put(path, body), effective=True)
 
+    def take(self, path: str, file: Path) -> None:
+        """As `Store.take`."""
+        self.write(path, file)
+        file.unlink()
+
+    def delete(self, prefix: str) -> None:
+        """As `Store.delete`."""
+
+        def delete() -> None:
+            for name in self._below(prefix):
+                self.objects.pop(f"{prefix}/{name}", None)
+
+        self._io(f"delete {prefix}", delete, effective=True)
+
     def create(self, path: str, data: bytes) -> bool:
         """As `Store.create`. A put whose reply was lost is repeated by the client, and finds its own object."""
 

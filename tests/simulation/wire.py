@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, NoReturn
 from urllib.parse import parse_qs
 
@@ -14,10 +15,8 @@ import openai
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import RefusedError, World
 
-try:
-    import httpx2 as httpx
-except ImportError:  # openai before 3
-    import httpx  # type: ignore[no-redef]
+httpx: Any = import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""The HTTP client that this `openai` rests on: httpx2, or httpx before version 3; the other may be installed too."""
 
 __all__ = ["Wire", "WireChances", "client_over"]
 

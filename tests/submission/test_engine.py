@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ractobatch_dagster.errors import ConfigurationError, ProviderError
@@ -19,10 +23,10 @@ from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
-from ractobatch_dagster.requests.frame import to_arrow
 from ractobatch_dagster.store import Store
+from ractobatch_dagster.submission.answered import Answered, Copies
 from ractobatch_dagster.submission.engine import SUBMIT, Engine
-from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, read_parquet
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.opening import Terms, open_submission
 from ractobatch_dagster.submission.plan import INTENT_AGE, Create, Upload
 from ractobatch_dagster.submission.state import Owner, TableState
@@ -58,7 +62,7 @@ class Bench:
         opened = open_submission(
             self.table,
             Owner(asset="answers"),
-            {None: to_arrow(pd.DataFrame({"user_message": list(texts)}))},
+            {None: pd.DataFrame({"user_message": list(texts)})},
             Terms(
                 **{"provider": self.engine().identity, "template": RequestTemplate(model), "limits": LIMITS, **terms}
             ),
@@ -76,13 +80,17 @@ class Bench:
 
         self.table.log.update(landed)
 
+    def outcomes(self, files: SubmissionFiles) -> pa.Table:
+        """The final outcomes of a submission's rows, by row, those of copies left out."""
+        state = files.state()
+        return Answered(files, state, 0, state.sealed).until(state.sealed)
+
     def answers(self, files: SubmissionFiles) -> list[str]:
         """The statuses of a collected submission's rows, in order, those included that were taken over."""
-        rows = read_parquet(self.store, files.rows)
-        assert rows is not None
-        stored = (read_parquet(self.store, path) for path in (files.reused, files.results))
-        known = {row["custom_id"]: str(row["status"]) for one in stored if one is not None for row in one.to_pylist()}
-        return [known.get(custom_id, "missing") for custom_id in rows["custom_id"].to_pylist()]
+        state = files.state()
+        copied, _, _ = Copies(files, state, 0, state.sealed).between(0, state.sealed)
+        known = {row["row"]: str(row["status"]) for one in (self.outcomes(files), copied) for row in one.to_pylist()}
+        return [known.get(row, "missing") for row in range(state.sealed)]
 
     def finish(self, files: SubmissionFiles, **options: object) -> list[str]:
         """Drive the submission to its end and return the statuses of its requests, in order."""
@@ -91,9 +99,13 @@ class Bench:
             assert time.monotonic() < end, files.state()
             self.clock += 10
             time.sleep(0.02)
-        results = read_parquet(self.store, files.results)
-        assert results is not None
-        return [str(status) for status in results.sort_by("custom_id")["status"].to_pylist()]
+        outcomes = self.outcomes(files)
+        return [str(status) for status in outcomes.filter(pc.invert(outcomes["reused"]))["status"].to_pylist()]
+
+    def input_files(self) -> list[list[dict[str, Any]]]:
+        """The requests of each batch's input file, in the order of the batches."""
+        files = [self.server.read(batch["input_file_id"]) for batch in self.server.batches()]
+        return [[json.loads(line) for line in data.split(b"\n") if line] for data in files]
 
 
 @pytest.fixture
@@ -230,14 +242,11 @@ def test_one_further_round_heals_what_passes(bench: Bench, faults: Faults) -> No
 def test_a_refused_batch_names_the_line_and_the_rest_goes_on(bench: Bench) -> None:
     """A line that the provider refuses is an error that says so; the others are sent without it, free of charge."""
     files = bench.open("a", "b", max_rounds=0)
-    path = files.requests(files.state().batches[0])
-    sent = bench.store.read(path)
-    assert sent is not None
-    bench.store.write(path, sent.replace(b'"url":"/v1/chat/completions"', b'"url":"/v1/embeddings"', 1))
+    state = bench.engine().advance(files, steps={Upload})
+    stored = bench.server._running.work.disk.data(str(state.batches[0].file_id))
+    stored.write_bytes(stored.read_bytes().replace(b"/v1/chat/completions", b"/v1/embeddings", 1))
     assert bench.finish(files) == ["error", "ok"]
-    results = read_parquet(bench.store, files.results)
-    assert results is not None
-    assert "line 1" in results.sort_by("custom_id")["error"][0].as_py()
+    assert "line 1" in bench.outcomes(files)["error"][0].as_py()
 
 
 def test_wrong_keys_leave_the_batch_planned(bench: Bench) -> None:

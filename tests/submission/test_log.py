@@ -227,6 +227,7 @@ def test_a_log_of_the_first_release_is_read(store: Store) -> None:
         "fingerprint": "f",
         "created_at": 1.0,
         "rows": 2,
+        "sealed": 2,
         "requests": 2,
         "max_rounds": 1,
         "partitions": [{"key": None, "start": 0, "rows": 2, "digest": "d"}],

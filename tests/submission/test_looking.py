@@ -80,3 +80,12 @@ def test_a_batch_that_shows_its_files_late_is_waited_for(bench: Bench) -> None:
     bench.server.faults = Faults()
     assert bench.finish(files) == ["ok"]
     assert len(bench.server.batches()) == 1
+
+
+def test_what_a_page_of_the_list_shows_is_not_asked_for_again(bench: Bench) -> None:
+    """One call for a hundred batches, and none for each."""
+    ids = crowd(bench.server, 120)
+    before = bench.server.calls
+    assert set(look(bench.engine()._provider, ids).found) == set(ids)
+    after = bench.server.calls - before
+    assert after == {("GET", "/v1/batches"): 2}

@@ -23,6 +23,7 @@ from ractobatch_dagster.submission.plan import (
     requeued,
     seen,
     strays,
+    together,
     turned_away,
 )
 from ractobatch_dagster.submission.state import BatchState, Intent, PartitionRows, SubmissionState
@@ -42,6 +43,7 @@ def submission(*batches: BatchState, **changes: object) -> SubmissionState:
         fingerprint="f",
         created_at=NOW,
         rows=10,
+        sealed=10,
         requests=10,
         max_rounds=1,
         partitions=(PartitionRows(key=None, start=0, rows=10, digest="d"),),
@@ -210,3 +212,11 @@ def test_progress_reads_as_a_sentence() -> None:
     assert str(progress(state)) == (
         "1 of 3 batches ended, 1 running, 1 waiting to be created, 14 of 30 requests answered"
     )
+
+
+def test_progress_of_many_is_their_sum() -> None:
+    """What a person sees of a table with many open submissions."""
+    first = progress(submission(batch(0, batch_id="x", status=BatchStatus.COMPLETED, completed=10)))
+    second = progress(submission(batch(0, batch_id="y", status=BatchStatus.IN_PROGRESS, round=1), batch(1)))
+    assert str(together([first, second])) == "1 of 2 batches ended, 1 running, 10 of 20 requests answered, round 1"
+    assert together([first]) == first

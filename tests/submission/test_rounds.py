@@ -10,7 +10,6 @@ import pytest
 from ractobatch_dagster.errors import ProviderNotFoundError
 from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.submission.engine import HEAVY
-from ractobatch_dagster.submission.files import read_parquet
 from ractobatch_dagster.submission.plan import Collect, Poll
 from tests.local.helpers import wait_for
 from tests.submission.test_engine import Bench, bench
@@ -60,8 +59,7 @@ def test_lines_that_belong_to_nobody_are_kept_and_counted(bench: Bench) -> None:
     files = bench.open("a", "b", "c")
     assert bench.finish(files) == ["ok"] * 3
     assert sum(files.state().anomalies.values()) == 3
-    kept = bench.store.read(files.odd)
-    assert kept is not None
+    kept = b"".join(bench.store.read(f"{files.odd_lines}/{name}") or b"" for name in bench.store.names(files.odd_lines))
     records = [json.loads(line) for line in kept.splitlines()]
     assert {record["what"].split(" ", 1)[0] for record in records} == {"lines", "further"}
     assert all(record["line"] and record["batch"] == bench.server.batches()[0]["id"] for record in records)
@@ -130,9 +128,7 @@ def test_a_batch_that_the_provider_does_not_know_can_be_abandoned(bench: Bench, 
             stranger.cancel(files)
         stranger.cancel(files, abandon=True)
         assert stranger.advance(files).collected
-    results = read_parquet(bench.store, files.results)
-    assert results is not None
-    assert results["status"].to_pylist() == ["missing"]
+    assert bench.answers(files) == ["missing"]
 
 
 def test_a_batch_that_never_ends_is_given_up_only_on_request(bench: Bench) -> None:

@@ -1,0 +1,225 @@
+"""Which rows are asked, and in which batch each is: decided from hashes and lengths, before any line is made.
+
+A row without a prompt is not asked. Nor is one that asks what an earlier row asks (a copy), one whose answer was paid
+for before, or one that no batch can take.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ractobatch_dagster.requests.cut import Cut, Limits, cut
+from ractobatch_dagster.requests.encode import Encoder
+from ractobatch_dagster.requests.frame import REQUEST_HASH
+from ractobatch_dagster.requests.hashes import from_binary, repeats
+from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, read_parquet, write_parquet
+from ractobatch_dagster.submission.reusing import Known
+from ractobatch_dagster.submission.rows import PROMPT_BYTES, read_rows
+from ractobatch_dagster.submission.state import BatchState
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+__all__ = ["LATER", "AskedRows", "Asking", "asked_rows", "plan_batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """What one batch asks.
+
+    Attributes:
+        rows: The numbers of its rows, ascending.
+        answers: By row, the answer that is shown to the model again, and what is wrong with it.
+        counts: By row, how often it failed, never ran, and was answered invalidly so far; those not at all left out.
+    """
+
+    rows: np.ndarray
+    answers: dict[int, tuple[str, str]]
+    counts: dict[int, tuple[int, int, int]]
+
+
+class Asking:
+    """The rows of a submission as hashes and lengths.
+
+    Args:
+        files: The submission.
+        shares: Which rows are its own: its partitions' first rows and the rows behind them.
+        rows: How many rows were sealed.
+        encoder: Makes the lines.
+    """
+
+    def __init__(self, files: SubmissionFiles, shares: Sequence[tuple[int, int]], rows: int, encoder: Encoder) -> None:
+        self._files = files
+        self._shares = sorted(shares)
+        self.rows = rows
+        self._overhead = encoder.overhead
+
+    def hashes(self) -> Iterator[np.ndarray]:
+        """The hash of every row, in order; zeros where nothing is asked, or where the row belongs to others."""
+        for _, hashes, _ in self._sealed():
+            yield hashes
+
+    def _sealed(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Numbers, hashes, and the bytes of the line of each row."""
+        import numpy as np
+
+        row = 0
+        for batch in read_rows(self._files, 0, self.rows, [REQUEST_HASH, PROMPT_BYTES]):
+            rows = np.arange(row, row + len(batch))
+            hashes = _only(from_binary(batch.column(REQUEST_HASH)), self._own(rows))
+            row += len(batch)
+            # eight digits, or as many as it takes
+            digits = np.maximum(8, np.floor(np.log10(np.maximum(rows, 1))).astype(np.int64) + 1)
+            sizes = batch.column(PROMPT_BYTES).to_numpy(zero_copy_only=False) + self._overhead + len("row-") + digits
+            yield rows, hashes, sizes
+
+    def _own(self, rows: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        own = np.zeros(len(rows), dtype=bool)
+        for start, stop in self._shares:
+            own |= (rows >= start) & (rows < stop)
+        return own
+
+    def write_copies(self, *, dedupe: bool) -> None:
+        """Find the rows that ask what an earlier row asks, if that is wanted, and write them down."""
+        import pyarrow as pa
+
+        rows, firsts = repeats(self.hashes, self.rows) if dedupe else (_none(), _none())
+        write_parquet(self._files.store, self._files.copies, pa.table({"row": rows, "first": firsts}))
+
+    def plan(self, known: Known, limits: Limits, folder: Path, round_: int = 0) -> tuple[BatchState, ...]:
+        """Write down what needs no asking, and cut the rest into batches.
+
+        Args:
+            known: Answers that were paid for before.
+            limits: What a batch may hold.
+            folder: Where files are made before they go into the store.
+            round_: The round that the batches belong to.
+        """
+        copies = read_parquet(self._files.store, self._files.copies, ["row"])
+        copied = copies["row"].to_numpy() if copies is not None else _none()
+        taken = known.take(lambda: _without(self._sealed(), copied), self.rows)
+
+        def left() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for rows, hashes, sizes in self._sealed():
+                asked = hashes.any(axis=1) & ~_among(rows, copied) & ~_among(rows, taken)
+                for row in rows[asked & (sizes > limits.max_bytes)]:
+                    known.refuse(int(row), limits.max_bytes)
+                asked &= sizes <= limits.max_bytes
+                yield rows[asked], sizes[asked]
+
+        planned = plan_batches(self._files, cut(left(), limits), folder, round_=round_, first=0)
+        known.store(self.rows)
+        return planned
+
+
+def _none() -> np.ndarray:
+    import numpy as np
+
+    return np.empty(0, dtype=np.int64)
+
+
+def _among(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Which of these rows, a run of numbers, are among some others, which ascend."""
+    import numpy as np
+
+    found = np.zeros(len(rows), dtype=bool)
+    if len(rows) and len(some):
+        there = some[np.searchsorted(some, rows[0]) : np.searchsorted(some, rows[-1], side="right")]
+        found[there - rows[0]] = True
+    return found
+
+
+def _without(sealed: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], some: np.ndarray) -> Iterator[np.ndarray]:
+    for rows, hashes, _ in sealed:
+        yield _only(hashes, ~_among(rows, some))
+
+
+def _only(hashes: np.ndarray, these: np.ndarray) -> np.ndarray:
+    """The hashes, with zeros for the others."""
+    import numpy as np
+
+    return hashes if these.all() else np.where(these[:, None], hashes, np.uint64(0))
+
+
+def plan_batches(
+    files: SubmissionFiles,
+    cuts: Iterable[Cut],
+    folder: Path,
+    *,
+    round_: int,
+    first: int,
+    more: pa.Table | None = None,
+) -> tuple[BatchState, ...]:
+    """Write down which rows each batch asks, one row group a batch, under a name that no other writer uses.
+
+    Args:
+        files: The submission.
+        cuts: The rows of each batch.
+        folder: Where the file is made.
+        round_: The round.
+        first: The number of the first batch.
+        more: What a later round knows of all these rows, in their order: the columns of `LATER`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    token = secrets.token_hex(4)
+    schema = pa.schema([("row", pa.int64()), *(LATER() if more is not None else ())])
+    path, planned, done = folder / "asked.parquet", [], 0
+    with pq.ParquetWriter(
+        path, schema, use_dictionary=False, column_encoding={"row": "DELTA_BINARY_PACKED"}, write_statistics=False
+    ) as writer:
+        for group, one in enumerate(cuts):
+            known = more.slice(done, len(one.rows)).columns if more is not None else []
+            writer.write_table(pa.table([pa.array(one.rows), *known], schema=schema), row_group_size=len(one.rows))
+            done += len(one.rows)
+            planned.append(
+                BatchState(
+                    number=first + group,
+                    round=round_,
+                    requests=len(one.rows),
+                    size=one.size,
+                    token=token,
+                    group=group,
+                    start=int(one.rows[0]),
+                    stop=int(one.rows[-1]) + 1,
+                )
+            )
+    if planned:
+        files.store.take(files.asked(round_, token), path)
+    return tuple(planned)
+
+
+def LATER() -> list[tuple[str, Any]]:  # noqa: N802  (a constant, but for the import that it delays)
+    """What is known of a row that is asked again: counts, and where it is to be repaired the answer and its fault."""
+    import pyarrow as pa
+
+    counts = [(name, pa.int16()) for name in ("failures", "never_run", "invalid")]
+    return [*counts, ("answer", pa.string()), ("problem", pa.string())]
+
+
+def asked_rows(files: SubmissionFiles, batch: BatchState) -> AskedRows:
+    """What a batch asks.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    with parquet_file(files.store, files.asked(batch.round, batch.token)) as file:
+        table = file.read_row_group(batch.group, use_threads=False)
+    rows = table["row"].to_numpy()
+    if len(table.column_names) == 1:
+        return AskedRows(rows, {}, {})
+    failures, never_run, invalid, answers, problems = (table[name].to_pylist() for name in table.column_names[1:])
+    numbers = rows.tolist()
+    counts = dict(zip(numbers, zip(failures, never_run, invalid, strict=True), strict=True))
+    shown = {
+        row: (answer or "", problem) for row, answer, problem in zip(numbers, answers, problems, strict=True) if problem
+    }
+    return AskedRows(rows, shown, counts)

@@ -1,0 +1,82 @@
+"""Independent pieces of work, several at a time, within bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from functools import cached_property
+from itertools import islice
+from typing import ParamSpec, TypeVar
+
+from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.processes import pool
+
+__all__ = ["Workers"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+class Workers:
+    """How many pieces of work are under way at a time.
+
+    Args:
+        transfers: Uploads or downloads. Each has a connection and a thread of its own, and a file on disk; 1 does
+            them one after the other.
+        processes: Processes that make input files and read answers, beside this one; 0 does it here. They are started
+            anew and never forked, since a fork of a process with threads may hang.
+    """
+
+    def __init__(self, transfers: int = 1, processes: int = 0) -> None:
+        self._transfers = transfers
+        self._processes = processes
+        self._turn = threading.Lock()
+
+    @cached_property
+    def _pool(self) -> ProcessPoolExecutor:
+        return pool(self._processes)
+
+    def close(self) -> None:
+        """End the processes, if any were started; the next piece of work would start others."""
+        if (started := self.__dict__.pop("_pool", None)) is not None:
+            started.shutdown()
+
+    def apart(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Do a piece of work for the processor in another process, if there are any. All it takes is pickled."""
+        if self._processes:
+            return self._pool.submit(work, *args, **kwargs).result()
+        with self._turn:  # several at once would be no quicker, and need as much memory each
+            return work(*args, **kwargs)
+
+    def each(
+        self, work: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result | ProviderError]]:
+        """Do each task; tells what came of it as soon as that is known. A task begins when there is room for it.
+
+        Args:
+            work: Does one task. What goes wrong at the provider is a result; anything else is raised.
+            tasks: What there is to do. Whoever wants to stop ends it, and is still told of what is under way.
+        """
+
+        def attempt(task: Task) -> Result | ProviderError:
+            try:
+                return work(task)
+            except ProviderError as error:
+                return error
+
+        if self._transfers == 1:
+            for task in tasks:
+                yield task, attempt(task)
+            return
+        left = iter(tasks)
+        with ThreadPoolExecutor(self._transfers, thread_name_prefix="ractobatch") as threads:
+            going: dict[Future[Result | ProviderError], Task] = {}
+            while True:
+                for task in islice(left, self._transfers - len(going)):
+                    going[threads.submit(attempt, task)] = task
+                if not going:
+                    return
+                for done in wait(going, return_when=FIRST_COMPLETED).done:
+                    yield going.pop(done), done.result()

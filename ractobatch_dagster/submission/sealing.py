@@ -1,0 +1,190 @@
+"""From frames to sealed rows: read once, block by block, checked, hashed and written. Nothing is spent yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ractobatch_dagster.errors import InvalidInputError
+from ractobatch_dagster.requests.checks import Digest, check_block, check_schema, key_hashes
+from ractobatch_dagster.requests.encode import Encoder, escape
+from ractobatch_dagster.requests.frame import PROMPT, blocks, open_frame
+from ractobatch_dagster.requests.hashes import repeats, to_binary
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.rows import RowsWriter, read_rows, sealed_fields
+from ractobatch_dagster.submission.state import PartitionRows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+__all__ = ["Rules", "seal_rows"]
+
+_TELL_EVERY = 5.0
+"""Seconds between two lines that tell how far it is."""
+
+_SHOWN = 5
+
+
+class Rules:
+    """What a frame must keep to.
+
+    Args:
+        key: The column that must identify a row, if any.
+        reserved: Names that the result table will add.
+        needed: Columns that must be there.
+        on_null: `error` refuses a row without a prompt; `skip` lets it through as a row that is not sent.
+        name: How to call the frames in an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str | None = None,
+        reserved: Sequence[str] = (),
+        needed: Sequence[str] = (),
+        on_null: str = "skip",
+        name: str = "the frame",
+    ) -> None:
+        self.key = key
+        self._needed = needed
+        self.reserved = (*reserved, *(field.name for field in sealed_fields()))
+        self.on_null = on_null
+        self._name = name
+
+    def check(self, schema: pa.Schema, key: str | None) -> None:
+        """Refuse what the columns of a partition's frame already tell."""
+        check_schema(schema, key=self.key, reserved=self.reserved, where=self.where(key))
+        absent = [name for name in self._needed if name not in schema.names]
+        if absent:
+            raise InvalidInputError(
+                f"{self.where(key)} has no column {absent[0]!r}, which carry= names; its columns are {schema.names}."
+            )
+
+    def where(self, key: str | None) -> str:
+        """How to call the frame of a partition."""
+        return self._name + (f", partition {key!r}" if key is not None else "")
+
+
+def seal_rows(
+    files: SubmissionFiles,
+    frames: Mapping[str | None, Any],
+    rules: Rules,
+    encoder: Encoder,
+    folder: Path,
+    now: Callable[[], float],
+    progress: Callable[[str], None],
+) -> list[PartitionRows]:
+    """Write the rows of all partitions, one after the other, with the hash and the length of each one's request.
+
+    Args:
+        files: Where.
+        frames: By partition, whatever `open_frame` takes. Each is read once.
+        rules: What they must keep to.
+        encoder: Tells hash and length.
+        folder: Where files are made before they go into the store.
+        now: The clock, in seconds.
+        progress: Told how far it is.
+
+    Raises:
+        InvalidInputError: A row or a column cannot be sent.
+    """
+    import pyarrow as pa
+
+    streams = {key: open_frame(frame, what=rules.where(key)) for key, frame in frames.items()}
+    for key, stream in streams.items():
+        rules.check(stream.schema, key)
+    schema = _one_schema(streams, rules)
+    writer, shares = RowsWriter(files, pa.schema([*schema, *sealed_fields()]), folder), []
+    told = now()
+    for key, stream in streams.items():
+        start, digest = writer.rows, Digest(_with_hash(schema))
+        for block in blocks(stream):
+            place = writer.rows - start
+            check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
+            sealed = _sealed(block.cast(schema), encoder, place, rules.where(key))
+            digest.add(sealed.select(_with_hash(schema).names))
+            writer.add(sealed)
+            if now() - told > _TELL_EVERY:
+                told = now()
+                progress(f"sealed {writer.rows:,} rows")
+        shares.append(PartitionRows(key=key, start=start, rows=writer.rows - start, digest=digest.value()))
+    writer.close()
+    if rules.key is not None:
+        _check_keys(files, shares, rules, writer.rows)
+    return shares
+
+
+def _one_schema(streams: Mapping[str | None, pa.RecordBatchReader], rules: Rules) -> pa.Schema:
+    """The columns of all partitions; one that is all null somewhere has the type that it has elsewhere."""
+    import pyarrow as pa
+
+    try:
+        return pa.unify_schemas([stream.schema for stream in streams.values()], promote_options="permissive")
+    except pa.ArrowException as error:
+        where = rules.where(None)
+        raise InvalidInputError(f"The partitions of {where} have columns of different types: {error}") from error
+
+
+def _with_hash(schema: pa.Schema) -> pa.Schema:
+    return schema.append(sealed_fields()[0])
+
+
+def _sealed(block: pa.RecordBatch, encoder: Encoder, place: int, where: str) -> pa.RecordBatch:
+    """A block with the hash and the length of each row's prompt; nulls where there is nothing to ask."""
+    import numpy as np
+    import pyarrow as pa
+
+    prompts = block.column(PROMPT).cast(pa.string()).to_pylist()
+    asked = [bool(prompt) and not prompt.isspace() for prompt in prompts]
+    try:
+        escaped = [escape(prompt) if there else b"" for prompt, there in zip(prompts, asked, strict=True)]
+    except InvalidInputError:
+        raise _first_unfit(prompts, place, where) from None
+    hashes = np.frombuffer(b"".join(encoder.hashes(escaped)), np.uint64).reshape(-1, 2)
+    if not all(asked):
+        hashes = np.where(np.array(asked)[:, None], hashes, np.uint64(0))
+    fields = sealed_fields()
+    return pa.RecordBatch.from_arrays(
+        [*block.columns, to_binary(hashes), pa.array(map(len, escaped), fields[1].type)],
+        schema=pa.schema([*block.schema, *fields]),
+    )
+
+
+def _first_unfit(prompts: Sequence[str | None], place: int, where: str) -> InvalidInputError:
+    """Which row cannot be written, and why."""
+    for row, prompt in enumerate(prompts, start=place):
+        try:
+            escape(prompt or "")
+        except InvalidInputError as error:
+            return InvalidInputError(f"{where}: row {row}: {error}", row=row)
+    return InvalidInputError(where)
+
+
+def _check_keys(files: SubmissionFiles, shares: Sequence[PartitionRows], rules: Rules, rows: int) -> None:
+    """Refuse keys that stand on more than one row of a partition."""
+    import numpy as np
+
+    starts = np.array([share.start for share in shares])
+
+    def hashes() -> Iterator[np.ndarray]:
+        row = 0
+        for batch in read_rows(files, 0, rows, [str(rules.key)]):
+            found = key_hashes(batch, str(rules.key))
+            partition = np.searchsorted(starts, np.arange(row, row + len(batch)), side="right").astype(np.uint64)
+            found[:, 1] ^= partition << np.uint64(32)  # the same key may stand in another partition
+            row += len(batch)
+            yield found
+
+    again, firsts = repeats(hashes, rows)
+    if not len(again):
+        return
+    share = shares[int(np.searchsorted(starts, again[0], side="right")) - 1]
+    mine = np.unique(firsts[(firsts >= share.start) & (firsts < share.start + share.rows)])
+    values = [next(read_rows(files, row, row + 1, [str(rules.key)])).column(0)[0].as_py() for row in mine[:_SHOWN]]
+    shown = ", ".join(map(repr, values)) + (", …" if len(mine) > _SHOWN else "")
+    raise InvalidInputError(
+        f"{rules.where(share.key)}: {len(mine)} values of the key {rules.key!r} stand on more than one row: {shown}. "
+        "Drop the duplicates or choose another key."
+    )
