@@ -10,7 +10,7 @@ UV = $(BIN)/uv
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-integration test-oldest simulate fuzz lint format lock install clean
+.PHONY: help demo ui test test-integration test-oldest simulate fuzz bench bench-quick lint format lock install clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -35,6 +35,16 @@ simulate: $(READY)  ## Play SEEDS=10000 schedules of crashes and faults and coun
 
 fuzz: $(READY)  ## Read result files that are wrong at random, for SECONDS=60
 	$(BIN)/python -m tests.results.fuzz_reader --seconds $(SECONDS)
+
+BENCH_DATA ?= .bench/data
+BENCH_PEERS ?= .bench/peers
+
+bench: $(READY)  ## Measure everything, other clients included, and write benchmarks/README.md; hours, 80 GB of disk
+	$(BIN)/python -m benchmarks.peers.install $(BENCH_PEERS)
+	$(BIN)/python -m benchmarks --data $(BENCH_DATA) --peers $(BENCH_PEERS)
+
+bench-quick: $(READY)  ## See that the benchmarks work, with small sizes; minutes
+	$(BIN)/python -m benchmarks --quick --results .bench/quick.json --readme .bench/quick.md
 
 test-oldest: $(UV)  ## Run the tests with the oldest versions of everything that we say we support
 	$(PYTHON) -m venv --clear .venv-oldest
@@ -61,7 +71,7 @@ lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
 install: $(READY)  ## Build .venv, which the other targets do by themselves
 
 clean:  ## Remove .venv, the demo's data and every cache
-	rm -rf .venv .venv-oldest .demo .kill-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .demo .kill-demo .bench dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(UV) requirements.lock pyproject.toml
