@@ -103,7 +103,7 @@ def join_files(
                 continue
             outcome = classify(line)
             values = as_values(outcome)
-            place = known.place(outcome.custom_id, outcome.status == "ok", line)
+            place = known.place(outcome.custom_id, outcome.status == "ok", data)
         if place is not None:
             kept[place] = columns.add(values)
     for custom_id, place in known.places.items():
@@ -113,7 +113,10 @@ def join_files(
 
 
 def _bytes(line: bytes | dict[str, Any]) -> bytes:
-    return line if isinstance(line, bytes) else json.dumps(line).encode()
+    try:
+        return line if isinstance(line, bytes) else json.dumps(line).encode()
+    except RecursionError:
+        return b"[nested too deep]"
 
 
 def refused(asked: Sequence[str], issues: Iterable[Issue]) -> dict[str, Outcome]:

@@ -97,7 +97,7 @@ def _results(files: SubmissionFiles, batches: Sequence[BatchState]) -> Iterator[
 
     schema = FINAL()
     for batch in batches:
-        with parquet_file(files.store, files.results(batch.number)) as file:
+        with parquet_file(files.store, files.results(batch)) as file:
             for part in _tables(file.iter_batches(_READ_ROWS, columns=["row", *ANSWERED], use_threads=False)):
                 origin = (batch.batch_id, batch.round, False)
                 made = [pa.repeat(pa.scalar(value, schema.field(name).type), len(part))

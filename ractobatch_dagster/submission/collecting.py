@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -27,7 +28,7 @@ from ractobatch_dagster.submission.state import BatchState, SubmissionState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Validator", "collect", "read_answers"]
+__all__ = ["Validator", "collect", "new_reader", "read_answers"]
 
 Validator = Callable[[str | None], str | None]
 """What is wrong with an answer's text, or `None`."""
@@ -102,13 +103,13 @@ def _fetched(
         # an ended batch without any file is odd enough to ask once more
         batch = _with_files(batch, provider.retrieve(batch.batch_id))
     there, gone = _download(provider, batch, path, log)
-    batch = msgspec.structs.replace(batch, gone=batch.gone or gone)
+    batch = msgspec.structs.replace(batch, gone=batch.gone or gone, reader=new_reader())
     if validate is None:
         read = workers.apart(read_answers, files, batch, path if there else None)
     else:  # the user's own code, which other processes may not find
         read = read_answers(files, batch, path if there else None, validate)
     if there:
-        files.store.take(files.responses(batch.number), path)
+        files.store.take(files.responses(batch), path)
     return read
 
 
@@ -139,6 +140,11 @@ def _with_files(batch: BatchState, remote: RemoteBatch) -> BatchState:
     )
 
 
+def new_reader() -> str:
+    """A name for what one run reads of a batch's answers: another that collects it as well may find less of them."""
+    return secrets.token_hex(4)
+
+
 def read_answers(
     files: SubmissionFiles, batch: BatchState, path: Path | None, validate: Validator | None = None
 ) -> BatchState:
@@ -163,7 +169,7 @@ def read_answers(
     problems = _problems(outcomes, validate)
     _write(files, batch, rows, outcomes, problems)
     if odd.kept:
-        files.store.write(files.odd(batch.number), b"".join(odd.kept))
+        files.store.write(files.odd(batch), b"".join(odd.kept))
     again = sum(outcomes["retryable"].to_pylist()) + sum(problem is not None for problem in problems)
     return msgspec.structs.replace(batch, collected=True, doubtful=again, anomalies=dict(odd.counts))
 
@@ -233,4 +239,4 @@ def _write(
                 writer.write_table(table, row_group_size=8_192)
         except OSError as error:
             raise StoreError(f"Could not write {path}: {error}. Is the disk full?") from error
-        files.store.take(files.results(batch.number), path)
+        files.store.take(files.results(batch), path)

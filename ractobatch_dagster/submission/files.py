@@ -7,9 +7,9 @@ submissions/<table>/<submission>/encoder.json            what stands around the 
 submissions/<table>/<submission>/copies.parquet          rows that ask what an earlier row asks
 submissions/<table>/<submission>/known.parquet           outcomes that needed no asking, above all answers paid before
 submissions/<table>/<submission>/asked/00-<token>.parquet    which rows each batch of a round asks
-submissions/<table>/<submission>/responses/00000.jsonl   what a batch returned, verbatim
-submissions/<table>/<submission>/results/00000.parquet   the outcome of each of a batch's requests
-submissions/<table>/<submission>/odd_lines/00000.jsonl   lines of a batch's files that answer no request of ours
+submissions/<table>/<submission>/responses/00000-<token>.jsonl   what a batch returned, verbatim
+submissions/<table>/<submission>/results/00000-<token>.parquet   the outcome of each of a batch's requests
+submissions/<table>/<submission>/odd_lines/00000-<token>.jsonl   lines of its files that answer no request of ours
 tables/<asset key>/<partition>.parquet                   the result tables (written by the IO manager)
 """
 
@@ -128,22 +128,26 @@ class SubmissionFiles:
         """Which rows each batch of a round asks, as one writer planned it."""
         return f"{self.prefix}/asked/{round_:02d}-{token}.parquet"
 
-    def responses(self, number: int) -> str:
-        """What one batch returned."""
-        return f"{self.prefix}/responses/{number:05d}.jsonl"
+    def responses(self, batch: BatchState) -> str:
+        """What one batch returned to one of those who collected it."""
+        return f"{self.prefix}/responses/{_read(batch)}.jsonl"
 
-    def results(self, number: int) -> str:
+    def results(self, batch: BatchState) -> str:
         """The outcome of each of one batch's requests."""
-        return f"{self.prefix}/results/{number:05d}.parquet"
+        return f"{self.prefix}/results/{_read(batch)}.parquet"
 
     @property
     def odd_lines(self) -> str:
         """The folder of what the provider's files held that belongs to no request."""
         return f"{self.prefix}/odd_lines"
 
-    def odd(self, number: int) -> str:
+    def odd(self, batch: BatchState) -> str:
         """What one batch's files held that belongs to no request, line by line."""
-        return f"{self.odd_lines}/{number:05d}.jsonl"
+        return f"{self.odd_lines}/{_read(batch)}.jsonl"
+
+
+def _read(batch: BatchState) -> str:
+    return f"{batch.number:05d}-{batch.reader}"
 
 
 def write_parquet(store: Store, path: str, table: pa.Table) -> None:

@@ -14,7 +14,7 @@ from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.requests.cut import Limits, cut
 from ractobatch_dagster.requests.encode import Encoder, custom_id
 from ractobatch_dagster.submission.asking import LATER, AskedRows, asked_rows, plan_batches
-from ractobatch_dagster.submission.collecting import read_answers
+from ractobatch_dagster.submission.collecting import new_reader, read_answers
 from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file
 from ractobatch_dagster.submission.lines import read_encoder
 from ractobatch_dagster.submission.rows import PROMPT_BYTES, read_rows
@@ -43,13 +43,11 @@ def settle(
         again = sum(batch.requests for batch in planned)
         log(f"round {state.round + 1}: {again:,} of {state.requests:,} requests are asked again")
         return files.replace(lambda newest: _extended(state, newest, planned))
-    return files.replace(
-        lambda newest: {
-            "collected": True,
-            "anomalies": _anomalies(state),
-            "batches": newest.with_batches(left).batches,
-        }
-    )
+    return files.replace(lambda newest: {} if newest.collected else _finished(newest, state, left))
+
+
+def _finished(newest: SubmissionState, state: SubmissionState, left: dict[int, BatchState]) -> dict[str, Any]:
+    return {"collected": True, "anomalies": _anomalies(state), "batches": newest.with_batches(left).batches}
 
 
 def _extended(state: SubmissionState, newest: SubmissionState, planned: tuple[BatchState, ...]) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def _extended(state: SubmissionState, newest: SubmissionState, planned: tuple[Ba
 
 def _closed(files: SubmissionFiles, batch: BatchState) -> BatchState:
     """A batch that was cancelled before it was created."""
-    cancelled = msgspec.structs.replace(batch, status=BatchStatus.CANCELLED)
+    cancelled = msgspec.structs.replace(batch, status=BatchStatus.CANCELLED, reader=new_reader())
     return msgspec.structs.replace(read_answers(files, cancelled, None), status=batch.status)
 
 
@@ -140,7 +138,7 @@ def _doubtful(files: SubmissionFiles, batch: BatchState) -> Iterator[_Outcome]:
     import pyarrow.compute as pc
 
     columns = ["row", "status", "retryable", "never_run", "text", "problem"]
-    with parquet_file(files.store, files.results(batch.number)) as file:
+    with parquet_file(files.store, files.results(batch)) as file:
         for part in file.iter_batches(8_192, columns=columns, use_threads=False):
             some = part.filter(pc.or_(part.column("retryable"), pc.is_valid(part.column("problem"))))
             for row in some.to_pylist():

@@ -127,6 +127,8 @@ def read_rows(
     for part in range(start // PART_ROWS, -(-stop // PART_ROWS)):
         with parquet_file(files.store, files.rows(part)) as file:
             place = part * PART_ROWS
+            if place + file.metadata.num_rows < min(stop, place + PART_ROWS):
+                raise StoreError(f"{files.store.uri(files.rows(part))} has fewer rows than were sealed.")
             for group in range(file.num_row_groups):
                 after = place + file.metadata.row_group(group).num_rows
                 if start < after and place < stop:

@@ -110,6 +110,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         file_created_at: When its input file was uploaded, by the provider's clock.
         fenced: It was found after its input file had been deleted, so that it may fail for want of it.
         collected: Its answers are in the store.
+        reader: Tells what the run that collected it read from what others did, which may be less.
         doubtful: For how many of its requests asking again may help.
         anomalies: What its files held that belongs to no request, counted.
         gone: The provider no longer has its answers.
@@ -142,6 +143,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     error_file_id: str | None = None
     issues: tuple[Issue, ...] = ()
     collected: bool = False
+    reader: str = ""
     doubtful: int = 0
     anomalies: dict[str, int] = {}
     gone: bool = False
