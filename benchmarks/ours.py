@@ -109,11 +109,13 @@ def land(files: SubmissionFiles, answers: Path, target: Path, *, processes: int 
     return {"rows": rows, "odd_lines": sum(sum(batch.anomalies.values()) for batch in collected.values())}
 
 
-def _assemble(files: SubmissionFiles, state: SubmissionState, target: Path) -> int:
+def _assemble(
+    files: SubmissionFiles, state: SubmissionState, target: Path, carry: tuple[str, ...] | None = None
+) -> int:
     share = state.partition(None)
     if share is None:
         raise FileNotFoundError("the submission has no rows")
-    assembly = Assembly(files, state, share, ResultTable(Label, state.fingerprint))
+    assembly = Assembly(files, state, share, ResultTable(Label, state.fingerprint), carry)
     return write_table_file(target, assembly.schema, assembly.blocks()).rows
 
 
@@ -131,7 +133,7 @@ def whole_client(frame: Any, folder: Path, model: str, client: Provider, pause: 
     while not engine.advance(files).collected:
         time.sleep(pause)
     target = folder / "labels.parquet"
-    _assemble(files, files.state(), target)
+    _assemble(files, files.state(), target, ("id",))  # as much of the input as the other clients give back
     return target
 
 

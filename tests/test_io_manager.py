@@ -1,5 +1,6 @@
 """The Parquet IO manager with assets that are no batch assets."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from ractobatch_dagster import ParquetIOManager
+from ractobatch_dagster.table_file import write_table_file
 from tests.project import failure
 
 DAYS = dg.StaticPartitionsDefinition(["1", "2", "3"])
@@ -33,9 +35,9 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame({"n": pd.array([1, None, 3], dtype="Int64"), "text": ["a", None, "c"]})
 
 
-@pytest.mark.parametrize("kind", [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table])
+@pytest.mark.parametrize("kind", [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table, pa.RecordBatchReader])
 def test_downstream_gets_what_it_is_annotated_with(tmp_path: Path, kind: type) -> None:
-    """pandas, Polars, lazy Polars and PyArrow, from one and the same file."""
+    """pandas, Polars, lazy Polars, PyArrow and a stream of it, from one and the same file."""
 
     @dg.asset
     def reader(frame: kind) -> None:  # type: ignore[valid-type]
@@ -109,3 +111,154 @@ def test_a_missing_partition_is_an_error_unless_allowed(tmp_path: Path) -> None:
     assert materialise(tmp_path, daily, partition="2").success
     assert not materialise(tmp_path, daily, strict, selection=[strict]).success
     assert materialise(tmp_path, daily, lenient, selection=[lenient]).success
+
+
+def streamed(rows: int = 20_000) -> pa.RecordBatchReader:
+    """More rows than are held at a time, each batch with words of its own."""
+    schema = pa.schema({"n": pa.int64(), "word": pa.dictionary(pa.int32(), pa.string())})
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, rows, 1_000):
+            words = pa.array([f"word {start}"] * 1_000).dictionary_encode()
+            yield pa.record_batch([pa.array(range(start, start + 1_000)), words], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def test_a_stream_is_stored_and_loaded_as_a_stream(tmp_path: Path) -> None:
+    """What goes out block by block comes in block by block, with the same rows; the row count is told."""
+
+    @dg.asset
+    def many() -> pa.RecordBatchReader:
+        return streamed()
+
+    @dg.asset
+    def reader(many: pa.RecordBatchReader) -> None:
+        lengths, total = [], 0
+        for batch in many:
+            assert batch["n"].to_pylist() == list(range(total, total + len(batch)))
+            assert batch["word"][0].as_py() == f"word {total // 1_000 * 1_000}"
+            lengths.append(len(batch))
+            total += len(batch)
+        assert total == 20_000
+        assert len(lengths) > 1
+
+    result = materialise(tmp_path, many, reader)
+    assert result.success, failure(result)
+    (event,) = result.asset_materializations_for_node("many")
+    assert event.metadata["dagster/row_count"].value == 20_000
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (pl.DataFrame({"n": [number]}) for number in range(3)),
+        lambda: [pd.DataFrame({"n": [0, 1]}), pa.table({"n": [2]})],
+        lambda: pl.LazyFrame({"n": [0, 1, 2]}),
+        lambda: duckdb.sql("select unnest([0, 1, 2]) as n"),
+    ],
+)
+def test_an_output_may_be_anything_that_becomes_a_stream(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """Several frames in a row, lazy frames and relations are one table."""
+
+    @dg.asset
+    def made() -> dg.Output[object]:
+        return dg.Output(make())
+
+    @dg.asset
+    def reader(made: pa.Table) -> None:
+        assert made["n"].to_pylist() == [0, 1, 2]
+
+    result = materialise(tmp_path, made, reader)
+    assert result.success, failure(result)
+
+
+def test_a_stream_that_breaks_leaves_the_old_table(tmp_path: Path) -> None:
+    """An output is stored whole or not at all."""
+    broken = False
+
+    @dg.asset
+    def some() -> dg.Output[object]:
+        def frames() -> Iterator[pa.Table]:
+            yield pa.table({"n": [int(broken)]})
+            if broken:
+                raise LookupError("gone")
+
+        return dg.Output(frames())
+
+    assert materialise(tmp_path, some).success
+    broken = True
+    result = materialise(tmp_path, some)
+    assert "gone" in failure(result)
+    assert pl.read_parquet(tmp_path / "tables" / "some.parquet")["n"].to_list() == [0]
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["some.parquet"]
+
+
+def test_partitions_load_as_one_stream_or_as_a_dict_of_them(tmp_path: Path) -> None:
+    """In order, one after the other; a partition whose column was all null has the type that it has elsewhere."""
+
+    @dg.asset(partitions_def=DAYS)
+    def notes(context: dg.AssetExecutionContext) -> pa.Table:
+        day = int(context.partition_key)
+        return pa.table({"day": [day] * day, "note": [None] * day if day == 1 else [f"note {day}"] * day})
+
+    @dg.asset
+    def together(notes: pa.RecordBatchReader) -> None:
+        table = notes.read_all()
+        assert table["day"].to_pylist() == [1, 2, 2, 3, 3, 3]
+        assert table["note"].to_pylist() == [None, *["note 2"] * 2, *["note 3"] * 3]
+
+    @dg.asset
+    def apart(notes: dict[str, pa.RecordBatchReader]) -> None:
+        assert {key: len(stream.read_all()) for key, stream in notes.items()} == {"1": 1, "2": 2, "3": 3}
+
+    for key in DAYS.get_partition_keys():
+        assert materialise(tmp_path, notes, partition=key).success
+    result = materialise(tmp_path, notes, together, apart, selection=[together, apart])
+    assert result.success, failure(result)
+
+
+def test_a_missing_partition_of_a_stream_is_told_at_once(tmp_path: Path) -> None:
+    """Not in the middle of the rows; and where it is allowed, the others come."""
+    begun = []
+
+    @dg.asset
+    def strict(daily: pa.RecordBatchReader) -> None:
+        begun.append("strict")
+
+    @dg.asset(ins={"daily": dg.AssetIn(metadata={"allow_missing_partitions": True})})
+    def lenient(daily: pa.RecordBatchReader) -> None:
+        assert daily.read_all()["day"].to_pylist() == [1, 3]
+
+    for key in ("1", "3"):
+        assert materialise(tmp_path, daily, partition=key).success
+    assert "There is no table at" in failure(materialise(tmp_path, daily, strict, selection=[strict]))
+    assert begun == []
+    result = materialise(tmp_path, daily, lenient, selection=[lenient])
+    assert result.success, failure(result)
+
+
+def test_a_table_file_is_moved_into_the_store(tmp_path: Path) -> None:
+    """What is a finished Parquet file already is stored as it is, row groups and all, and its rows are told."""
+    made = []
+
+    @dg.asset
+    def filed() -> dg.Output[object]:
+        stream = streamed(3_000)
+        made.append(write_table_file(tmp_path / "made.parquet", stream.schema, stream))
+        return dg.Output(made[0])
+
+    result = materialise(tmp_path / "root", filed)
+    assert result.success, failure(result)
+    (event,) = result.asset_materializations_for_node("filed")
+    assert event.metadata["dagster/row_count"].value == made[0].rows == 3_000
+    assert not made[0].path.exists()
+    assert pl.read_parquet(tmp_path / "root" / "tables" / "filed.parquet")["n"].to_list() == list(range(3_000))
+
+
+def test_a_table_file_reads_as_the_whole_table(tmp_path: Path) -> None:
+    """For those who store it otherwise; also where it has no rows."""
+    made = write_table_file(tmp_path / "made.parquet", streamed().schema, streamed(2_000))
+    assert made.read()["n"].to_pylist() == list(range(2_000))
+    none = write_table_file(tmp_path / "none.parquet", streamed().schema, [])
+    assert (none.rows, none.read().num_rows, none.read().column_names) == (0, 0, ["n", "word"])

@@ -261,6 +261,7 @@ ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
         (("provider",), {"requests", "results", *ABOVE}),
         (("requests",), {"results", *ABOVE}),
         (("results",), ABOVE),
+        (("table_file", "store", "secrecy", "processes"), {"provider", "requests", "results", *ABOVE}),
         (("submission",), {"processor", "local", *DAGSTER_LAYER}),
         (("local",), {"processor", "submission", "provider", "requests", "results", *DAGSTER_LAYER}),
         (("processor",), {"submission", "local", *DAGSTER_LAYER}),

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from ractobatch_dagster import BatchItem, ConfigurationError, OpenAIBatchResource, batch_asset
 from ractobatch_dagster.local import LocalServer, stop_server
@@ -32,7 +33,7 @@ def test_the_key_is_in_no_file_and_no_event(batch_server: LocalServer, tmp_path:
         project.run("asked_submission")
         project.land()
     files = [path for path in (tmp_path / "dagster").rglob("*") if path.is_file()]
-    assert any(path.parent.name == "rows" for path in files)
+    assert {"rows", "encoder.json", "results", "responses"} <= {part for path in files for part in path.parts}
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
@@ -69,6 +70,53 @@ def test_limits_can_only_be_made_smaller(tmp_path: Path) -> None:
         root=str(tmp_path), api_key="x", max_requests_per_batch=10**9, max_bytes_per_batch=1_000
     )
     assert (resource.limits().max_requests, resource.limits().max_bytes) == (50_000, 1_000)
+    assert resource.limits().most_bytes == 1_000
+
+
+def test_tokens_of_a_batch_may_be_limited(tmp_path: Path) -> None:
+    """Without a wish there is no such limit; with one, batches are smaller."""
+    plain = OpenAIBatchResource(root=str(tmp_path), api_key="x")
+    limited = OpenAIBatchResource(root=str(tmp_path), api_key="x", max_tokens_per_batch=1_000)
+    assert plain.limits().max_tokens is None
+    assert limited.limits().max_tokens == 1_000
+    assert 1_000 < limited.limits().most_bytes < plain.limits().most_bytes
+
+
+def test_a_small_queue_gets_small_batches(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Rows are cut into as many batches as the estimate of their tokens asks for, and land as one table."""
+    prompts = [f"{number} " + "word " * 200 for number in range(12)]
+    asked = batch_asset(model="gpt-4o-mini", name="asked")(lambda: pd.DataFrame({"user_message": prompts}))
+    project = Project(batch_server, tmp_path, asked.assets, max_tokens_per_batch=1_000)
+    project.run("asked_submission")
+    project.land()
+    sizes = [batch.size for batch in project.submissions("asked")[0].batches]
+    assert len(sizes) >= 4
+    assert max(sizes) <= project.resource.limits().most_bytes
+    assert project.load("asked")["user_message"].tolist() == prompts
+
+
+@pytest.mark.parametrize("wrong", [{"transfers": 0}, {"processes": -1}])
+def test_there_is_at_least_one_transfer(tmp_path: Path, wrong: dict[str, int]) -> None:
+    """A number with which nothing would ever go on is refused."""
+    with pytest.raises(ValidationError):
+        OpenAIBatchResource(root=str(tmp_path), **wrong)
+
+
+@pytest.mark.parametrize("many", [{"transfers": 1}, {"transfers": 8, "processes": 1}])
+def test_any_number_of_transfers_and_processes_gives_the_same_table(
+    batch_server: LocalServer, tmp_path: Path, many: dict[str, int]
+) -> None:
+    """One after the other here, or several at a time with another process: the rows and their order are the same."""
+    prompts = [f"text {number}" for number in range(20)]
+    asked = batch_asset(model="gpt-4o-mini", name="asked")(lambda: pd.DataFrame({"user_message": prompts}))
+    project = Project(batch_server, tmp_path, asked.assets, max_requests_per_batch=3, **many)
+    result = project.run("asked_submission")
+    assert result.success, failure(result)
+    project.land()
+    table = project.load("asked")
+    assert table["user_message"].tolist() == prompts
+    assert table["llm_status"].tolist() == ["ok"] * 20
+    assert len(batch_server.batches()) == 7
 
 
 def test_local_provider_starts_a_server_of_its_own(tmp_path: Path) -> None:

@@ -188,9 +188,11 @@ def _pandas(frame: Any, what: str) -> _Opened:
     # Categories are converted once, not with every slice.
     words = [column.array.categories if hasattr(column.array, "categories") else None for column in columns]
     dictionaries = [None if some is None else pa.array(some, from_pandas=True) for some in words]
+    # Python objects are copied, and may be large; what is Arrow already is not
+    step = BLOCK if any(column.dtype == object for column in columns) else 16 * BLOCK
 
     def convert(index: int, start: int) -> pa.Array:
-        values, kind, dictionary = columns[index].iloc[start : start + BLOCK], schema.types[index], dictionaries[index]
+        values, kind, dictionary = columns[index].iloc[start : start + step], schema.types[index], dictionaries[index]
         if dictionary is not None:
             codes = values.array.codes
             indices = pa.array(codes, kind.index_type, mask=codes < 0)
@@ -200,7 +202,7 @@ def _pandas(frame: Any, what: str) -> _Opened:
         return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(frame), BLOCK):
+        for start in range(0, len(frame), step):
             arrays = [convert(index, start) for index in range(len(columns))]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 

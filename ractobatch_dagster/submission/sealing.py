@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.checks import Digest, check_block, check_schema, key_hashes
 from ractobatch_dagster.requests.encode import Encoder, escape
-from ractobatch_dagster.requests.frame import PROMPT, blocks, open_frame
+from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
 from ractobatch_dagster.requests.hashes import repeats, to_binary
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.rows import RowsWriter, read_rows, sealed_fields
@@ -96,15 +96,18 @@ def seal_rows(
     for key, stream in streams.items():
         rules.check(stream.schema, key)
     schema = _one_schema(streams, rules)
-    writer, shares = RowsWriter(files, pa.schema([*schema, *sealed_fields()]), folder), []
+    sealed_schema = pa.schema([*schema, *sealed_fields()])
+    # what is asked is in the hash already
+    told_apart = [name for name in schema.names if name != PROMPT] + [REQUEST_HASH]
+    writer, shares = RowsWriter(files, sealed_schema, folder), []
     told = now()
     for key, stream in streams.items():
-        start, digest = writer.rows, Digest(_with_hash(schema))
+        start, digest = writer.rows, Digest(pa.schema([sealed_schema.field(name) for name in told_apart]))
         for block in blocks(stream):
             place = writer.rows - start
             check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
             sealed = _sealed(block.cast(schema), encoder, place, rules.where(key))
-            digest.add(sealed.select(_with_hash(schema).names))
+            digest.add(sealed.select(told_apart))
             writer.add(sealed)
             if now() - told > _TELL_EVERY:
                 told = now()
@@ -125,10 +128,6 @@ def _one_schema(streams: Mapping[str | None, pa.RecordBatchReader], rules: Rules
     except pa.ArrowException as error:
         where = rules.where(None)
         raise InvalidInputError(f"The partitions of {where} have columns of different types: {error}") from error
-
-
-def _with_hash(schema: pa.Schema) -> pa.Schema:
-    return schema.append(sealed_fields()[0])
 
 
 def _sealed(block: pa.RecordBatch, encoder: Encoder, place: int, where: str) -> pa.RecordBatch:

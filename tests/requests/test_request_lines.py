@@ -1,4 +1,4 @@
-"""Request lines and their hashes; and cutting them into files."""
+"""Request lines and their hashes."""
 
 from __future__ import annotations
 
@@ -32,50 +32,90 @@ def test_a_line_says_what_was_asked(custom_id: str, body: dict[str, Any]) -> Non
 
 
 ODD = TEXT | st.text(st.sampled_from('a"\\\n\x00\x1f\x7f\x85\u2028\u2029\xe9\U0001f642'))
+SYSTEM = st.none() | TEXT | st.sampled_from(["place-0-0", "\x00", 'say "place-0-1"', "place-0-2 place-1-0"])
+EXTRA = st.dictionaries(TEXT, JSON, max_size=2).map(lambda extra: {k: v for k, v in extra.items() if k != "messages"})
 
 
-@given(
-    text=ODD,
-    system=st.none() | TEXT | st.sampled_from(["place-0-0", "place-0-2", "\x00", 'say "place-0-1"']),
-    extra=st.dictionaries(TEXT, JSON, max_size=2),
-    answer=ODD,
-    problem=ODD,
-)
-def test_a_template_rendered_once_gives_the_same_bytes(
-    text: str, system: str | None, extra: dict[str, Any], answer: str, problem: str
+@given(text=ODD, system=SYSTEM, extra=EXTRA)
+def test_a_template_rendered_once_gives_the_same_bytes(text: str, system: str | None, extra: dict[str, Any]) -> None:
+    """The quick way and the plain way write the same line, whatever is in text and template; its length is known."""
+    template = RequestTemplate("m", system, extra=extra)
+    encoder, escaped = Encoder.of("p", template), escape(text)
+    line = encoder.line(b"row-00000001", escaped)
+    assert line == encode_line("row-00000001", template.body(text), endpoint=template.endpoint)
+    assert len(line) == encoder.overhead + len("row-00000001") + len(escaped)
+
+
+@given(text=ODD, answer=ODD, problem=ODD, system=SYSTEM, extra=EXTRA)
+def test_a_repair_shows_the_answer_and_what_is_wrong(
+    text: str, answer: str, problem: str, system: str | None, extra: dict[str, Any]
 ) -> None:
-    """The quick way and the plain way write the same lines, whatever is in text and template."""
-    template = RequestTemplate("m", system, extra={key: value for key, value in extra.items() if key != "messages"})
-    encoder = msgspec.json.decode(msgspec.json.encode(Encoder.of("p", template)), type=Encoder)
-    body, escaped, endpoint = template.body(text), escape(text), template.endpoint
-    line = encode_line("row-00000001", body, endpoint=endpoint)
-    assert encoder.line(b"row-00000001", escaped) == line
-    assert encoder.lines([1, 2], [escaped, escaped]) == line + line.replace(b"row-00000001", b"row-00000002", 1)
-    assert encoder.overhead == len(line) - len(escaped) - len("row-00000001")
-    wrong = f"This answer is not valid: {problem}\nGive the corrected answer, and only that."
-    body["messages"] += [{"role": "assistant", "content": answer}, {"role": "user", "content": wrong}]
-    repaired = encoder.repaired(b"row-00000001", escaped, answer, problem)
-    assert repaired == encode_line("row-00000001", body, endpoint=endpoint)
+    """The request of a repair is the first one with two more messages, byte for byte what JSON of it all gives."""
+    template = RequestTemplate("m", system, extra=extra)
+    line = Encoder.of("p", template).repaired(b"row-00000001", escape(text), answer, problem)
+    body = template.body(text)
+    told = f"This answer is not valid: {problem}\nGive the corrected answer, and only that."
+    body["messages"] = [
+        *body["messages"],
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": told},
+    ]
+    assert line == encode_line("row-00000001", body, endpoint=template.endpoint)
 
 
-@given(one=st.tuples(TEXT, TEXT, TEXT), other=st.tuples(TEXT, TEXT, TEXT))
-def test_two_questions_have_two_hashes(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
-    """Provider, system prompt and text all count, and nothing runs from one into the other."""
-
-    def hashed(provider: str, system: str, text: str) -> bytes:
-        encoder = Encoder.of(provider, RequestTemplate("m", system))
-        (first,) = encoder.hashes([escape(text)])
-        assert first == encoder.hash(escape(text))
-        return first
-
-    asked = [(provider, system or None, text) for provider, system, text in (one, other)]
-    assert (hashed(*one) == hashed(*other)) == (asked[0] == asked[1])
+@given(system=SYSTEM, extra=EXTRA, text=ODD)
+def test_an_encoder_survives_being_stored(system: str | None, extra: dict[str, Any], text: str) -> None:
+    """What is read back from JSON writes the same lines, repairs and hashes."""
+    encoder = Encoder.of("p", RequestTemplate("m", system, extra=extra))
+    stored = msgspec.json.decode(msgspec.json.encode(encoder), type=Encoder)
+    assert stored == encoder
+    escaped = escape(text)
+    assert stored.line(b"a", escaped) == encoder.line(b"a", escaped)
+    assert stored.repaired(b"a", escaped, text, text) == encoder.repaired(b"a", escaped, text, text)
+    assert stored.hash(escaped) == encoder.hash(escaped)
 
 
-def test_a_template_without_a_place_for_the_prompt_is_refused() -> None:
-    """`extra` may change anything but the messages: all rows would ask the same."""
+@given(text=ODD, other=ODD, system=SYSTEM, extra=EXTRA)
+def test_the_hash_of_a_request_is_that_of_its_template_and_its_prompt(
+    text: str, other: str, system: str | None, extra: dict[str, Any]
+) -> None:
+    """16 bytes; the same for the same question, in whatever order `extra` came; another one for any other question."""
+    encoder = Encoder.of("p", RequestTemplate("m", system, extra=extra))
+    mine = encoder.hash(escape(text))
+    assert len(mine) == 16
+    turned = RequestTemplate("m", system, extra=dict(reversed(extra.items())))
+    assert mine == Encoder.of("p", turned).hash(escape(text))
+    assert (mine == encoder.hash(escape(other))) == (text == other)
+    others = [
+        Encoder.of("q", RequestTemplate("m", system, extra=extra)),
+        Encoder.of("p", RequestTemplate("m", system, extra=extra, endpoint="/v1/other")),
+        Encoder.of("p", RequestTemplate("m", f"{system} more", extra=extra)),
+        Encoder.of("p", RequestTemplate("m", system, extra={**extra, "seed": "another"})),
+    ]
+    assert mine not in {one.hash(escape(text)) for one in others}
+
+
+def test_where_the_prompt_stands_is_part_of_the_hash() -> None:
+    """The text around the prompt cannot be moved into it: a longer system prompt is no longer question."""
+    one = Encoder.of("p", RequestTemplate("m", "a")).hash(escape("b"))
+    assert one != Encoder.of("p", RequestTemplate("m", "b")).hash(escape("a"))
+    assert one != Encoder.of("p", RequestTemplate("m", "ab")).hash(escape(""))
+
+
+@pytest.mark.parametrize("messages", [[], None, [{"role": "user", "content": "always the same"}]])
+def test_a_template_without_a_place_for_the_prompt_is_refused(messages: Any) -> None:
+    """`extra` that replaces the messages would ask every row the same."""
     with pytest.raises(InvalidInputError, match="no place for the prompt"):
-        Encoder.of("p", RequestTemplate("m", "s", extra={"messages": []}))
+        Encoder.of("p", RequestTemplate("m", extra={"messages": messages}))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "before \udfff after"])
+def test_half_a_character_is_refused(text: str) -> None:
+    """In a prompt, and in the template."""
+    with pytest.raises(InvalidInputError, match="half a character"):
+        escape(text)
+    with pytest.raises(InvalidInputError, match="half a character"):
+        Encoder.of("p", RequestTemplate("m", text))
 
 
 def test_other_alphabets_are_not_escaped() -> None:

@@ -239,20 +239,6 @@ def test_a_number_is_the_same_number(annotation: Any, number: str) -> None:
     same(single(annotation), [f'{{"value": {number}}}', f'{{"value": [{number}]}}'])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", " ", "null", "[]", '"a"', "{", '{"value": "a"', '{"value": "a",}', '{"value": "a"} {"value": "b"}'),
-        *('\ufeff{"value": "a"}', '{"value": "\\ud800"}', '{"value": "\ud800"}', "{'value': 'a'}", '{"value": "a\nb"}'),
-        *('```json\n{"value": "a"}\n```', '\n```\n{"value": "a"}```', 'Here: {"value": "a"}', '{"value": "a"}\x00'),
-    ],
-)
-def test_a_text_that_is_not_the_json_alone_is_judged_the_general_way(text: str) -> None:
-    """Fences, byte order marks, half characters, what is cut off or has something behind it."""
-    assert by_pydantic(Answers(single(str)), [text, '{"value": "a"}']) == 1
-    same(single(str), [text, '{"value": "a"}'])
-
-
 def test_of_a_key_that_comes_twice_the_last_counts() -> None:
     """Also where it is written with escapes."""
     texts = ['{"value": 1, "value": 2}', '{"value": 1, "\\u0076alue": 2}']
@@ -494,7 +480,7 @@ OTHER: list[tuple[Any, st.SearchStrategy[str]]] = [
 ]
 CONFIGS = st.sampled_from(
     [
-        *[ConfigDict()] * 12,
+        *[ConfigDict()] * 6,
         *(ConfigDict(extra="forbid"), ConfigDict(extra="allow"), ConfigDict(title="T"), ConfigDict(frozen=True)),
         *(ConfigDict(str_strip_whitespace=True), ConfigDict(strict=True), ConfigDict(use_enum_values=True)),
         *(ConfigDict(str_max_length=2), ConfigDict(populate_by_name=True), ConfigDict(coerce_numbers_to_str=True)),
@@ -504,7 +490,7 @@ NAMES = st.sampled_from(["a", "b", "c", "red", "two", "value", "class", "self", 
 
 
 @st.composite
-def annotated(draw: st.DrawFn, leaves: Any, depth: int) -> tuple[Any, st.SearchStrategy[str]]:
+def annotated(draw: st.DrawFn, leaves: Any, depth: int = 2) -> tuple[Any, st.SearchStrategy[str]]:
     """An annotation, and texts that mostly fit it."""
     way = draw(st.integers(0, 6 if depth else 2))
     if way <= 2:
@@ -526,7 +512,7 @@ def annotated(draw: st.DrawFn, leaves: Any, depth: int) -> tuple[Any, st.SearchS
 def objects(draw: st.DrawFn, parts: dict[str, st.SearchStrategy[str]], needed: set[str]) -> str:
     """A JSON object: keys in any order, seldom one too few, too many, twice, or escaped."""
     names = draw(st.permutations(list(parts)))
-    seldom = st.integers(0, 9).map(lambda number: number == 7)
+    seldom = st.integers(0, 12).map(lambda number: number == 7)
     names = [name for name in names if not draw(seldom if name in needed else st.booleans())]
     if draw(seldom):
         names.insert(draw(st.integers(0, len(names))), draw(st.sampled_from([*names, "more"])))
@@ -540,12 +526,12 @@ def objects(draw: st.DrawFn, parts: dict[str, st.SearchStrategy[str]], needed: s
 
 
 @st.composite
-def models(draw: st.DrawFn, leaves: Any, depth: int) -> tuple[type[BaseModel], st.SearchStrategy[str]]:
+def models(draw: st.DrawFn, leaves: Any, depth: int = 2) -> tuple[type[BaseModel], st.SearchStrategy[str]]:
     """A model, and texts that mostly fit it."""
     fields: dict[str, Any] = {}
     parts: dict[str, st.SearchStrategy[str]] = {}
     needed = set()
-    for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True)):
+    for name in draw(st.lists(NAMES, min_size=1, max_size=4, unique=True)):
         annotation, parts[name] = draw(annotated(leaves, depth))
         own: list[Any] = (
             [7] if annotation is int else [Field(default_factory=list)] if get_origin(annotation) is list else []
@@ -554,13 +540,14 @@ def models(draw: st.DrawFn, leaves: Any, depth: int) -> tuple[type[BaseModel], s
         if default is ...:
             needed.add(name)
         fields[name] = (annotation, default)
-    return create_model("Drawn", __config__=draw(CONFIGS), **fields), objects(parts, needed)
+    config = draw(CONFIGS) if leaves is not PLAIN else ConfigDict()
+    return create_model("Drawn", __config__=config, **fields), objects(parts, needed)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[type[BaseModel], list[str | None]]:
     """A model and some texts: fitting, wrapped, cut, or anything."""
-    model, fitting = draw(models(draw(st.sampled_from([PLAIN, PLAIN, PLAIN + OTHER])), draw(st.integers(0, 2))))
+    model, fitting = draw(models(draw(st.sampled_from([PLAIN, PLAIN, PLAIN + OTHER]))))
     texts: list[str | None] = []
     for way in draw(st.lists(st.integers(0, 15), min_size=1, max_size=8)):
         text = draw(fitting)

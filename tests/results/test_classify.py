@@ -88,7 +88,11 @@ def test_any_object_has_an_outcome_that_can_be_stored(line: dict[str, Any]) -> N
     assert outcome.status == "ok" or outcome.error
     columns = Columns()
     columns.add(as_values(outcome))
-    assert columns.table().schema == OUTCOMES()
+    table = columns.table()
+    table.validate(full=True)
+    assert table.schema == OUTCOMES()
+    (stored,) = table.to_pylist()
+    assert stored == {name: getattr(outcome, name) for name in OUTCOMES().names}
 
 
 def test_an_object_nested_to_the_limit_has_an_outcome() -> None:

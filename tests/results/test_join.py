@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from ractobatch_dagster.models import ROW_STATUSES, BatchStatus, FinishReason, ToolCallResult
 from ractobatch_dagster.provider.remote import Issue
+from ractobatch_dagster.results.classify import no_line
 from ractobatch_dagster.results.items import item_results
-from ractobatch_dagster.results.join import join_lines, refused
-from ractobatch_dagster.results.lines import BadLine
+from ractobatch_dagster.results.join import BAD, DUPLICATE, UNKNOWN, join_files, join_lines, refused
+from ractobatch_dagster.results.lines import BadLine, read_lines
+from ractobatch_dagster.results.outcomes import OUTCOMES, Columns, as_values
 
 
 def line(custom_id: Any, content: Any = "hi", finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
@@ -61,6 +63,64 @@ def test_an_answer_stands_against_later_lines_that_are_none() -> None:
     """Only a better line takes the place of an earlier one: a refusal was answered and paid for."""
     outcomes = join_lines(["a", "b"], [line("a", None, refusal="no"), error("a"), error("b"), line("b")], _DONE)
     assert [outcome.status for outcome in outcomes.values()] == ["refusal", "ok"]
+
+
+def by_columns(asked: list[str], data: bytes, status: BatchStatus, size: int = 1 << 20) -> tuple[Any, list[Any]]:
+    """What `join_files` makes of a file that comes in chunks, and the odd lines."""
+    odd: list[tuple[str, bytes]] = []
+    chunks = [data[start : start + size] for start in range(0, len(data), size)]
+    return join_files(asked, chunks, lambda id_: no_line(id_, status), lambda *one: odd.append(one)), odd
+
+
+@given(
+    st.lists(ids, unique=True),
+    st.lists(st.builds(line, ids | st.integers()) | st.builds(error, ids)),
+    st.sampled_from([BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]),
+    st.integers(1, 300),
+)
+def test_a_file_joined_by_columns_is_the_same_table(
+    asked: list[str], lines: list[dict[str, Any]], status: BatchStatus, size: int
+) -> None:
+    """One row for each request, in the order asked, with what joining line by line gives; the same lines are odd."""
+    told: list[str] = []
+    columns = Columns()
+    for outcome in join_lines(asked, lines, status, lambda what, _: told.append(what)).values():
+        columns.add(as_values(outcome))
+    table, odd = by_columns(asked, written(*lines), status, size)
+    assert table.schema == OUTCOMES()
+    assert table.to_pylist() == columns.table().to_pylist()
+    assert [what for what, _ in odd] == told
+
+
+def test_many_requests_are_joined_by_columns() -> None:
+    """More than are turned into columns at a time, in another order than they were asked, and some without a line."""
+    asked = [f"row-{number:08d}" for number in range(2_500)]
+    answered = [line(id_, f"text of {id_}") for id_ in reversed(asked) if not id_.endswith("7")]
+    table, odd = by_columns(asked, written(*answered), BatchStatus.EXPIRED, 1000)
+    assert odd == []
+    assert table["text"].to_pylist() == [None if id_.endswith("7") else f"text of {id_}" for id_ in asked]
+    assert table["status"].to_pylist() == ["expired" if id_.endswith("7") else "ok" for id_ in asked]
+
+
+def test_odd_lines_are_kept_as_they_came() -> None:
+    """Byte for byte, whatever is odd about them, so that somebody can look at what the provider wrote."""
+    stranger, broken = b'{"custom_id": "x",   "error": {"message":"\\u00e9"}}', b'{"custom_id":'
+    again = b'{ "custom_id":"a", "error": {"code":"batch_expired"} }'
+    data = b"\n".join([written(line("a")).strip(), stranger, broken, again])
+    table, odd = by_columns(["a"], data, _DONE)
+    assert table["status"].to_pylist() == ["ok"]
+    assert odd == [(UNKNOWN, stranger), (BAD, broken), (DUPLICATE, again)]
+
+
+def test_an_odd_line_nested_to_the_limit_ends_nothing() -> None:
+    """What can just be read is kept aside as well, however little of the stack is left."""
+    for depth in range(900, 1010):
+        data = b'{"custom_id":"x","error":{"message":' + b"[" * depth + b"]" * depth + b"}}\n" + written(line("a"))
+        table, odd = by_columns(["a"], data, _DONE)
+        assert table["status"].to_pylist() == ["ok"]
+        assert len(odd) == 1
+        lines = list(read_lines([data]))
+        assert join_lines(["a"], lines, _DONE)["a"].status == "ok"
 
 
 def test_a_refused_batch_blames_the_line_and_tells_the_others_why() -> None:
