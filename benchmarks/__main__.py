@@ -26,16 +26,19 @@ _HERE = Path(__file__).parent
 _STEPS: dict[str, tuple[list[str], list[str]]] = {
     "encode": (["encode", "--rows", "100000", "--rounds", "5"], ["encode", "--rows", "20000", "--rounds", "2"]),
     "encode_million": (
-        ["encode", "--rows", "1000000", "--rounds", "5"],
+        ["encode", "--rows", "1000000", "--rounds", "3"],
         ["encode", "--rows", "50000", "--rounds", "2"],
     ),
     "decode": (["decode", "--rows", "100000", "--rounds", "5"], ["decode", "--rows", "20000", "--rounds", "2"]),
     "decode_million": (
-        ["decode", "--rows", "1000000", "--rounds", "5"],
+        ["decode", "--rows", "1000000", "--rounds", "3"],
         ["decode", "--rows", "50000", "--rounds", "1"],
     ),
-    "client": (["client", "--rows", "20000", "--rounds", "5"], ["client", "--rows", "2000", "--rounds", "1"]),
-    "client_million": (["client", "--rows", "1000000", "--rounds", "1"], ["client", "--rows", "5000", "--rounds", "1"]),
+    "client": (["client", "--rows", "20000", "--rounds", "3"], ["client", "--rows", "2000", "--rounds", "1"]),
+    "client_million": (
+        ["client", "--rows", "1000000", "--rounds", "1", "--patience", "1200"],
+        ["client", "--rows", "5000", "--rounds", "1"],
+    ),
     "memory": (["memory", "--rows", "1000000", "10000000"], ["memory", "--rows", "20000", "60000"]),
     "transfer": (["transfer", "--rounds", "5"], ["transfer", "--megabytes", "20", "--rounds", "2"]),
     "ticks_thousand": (["ticks", "--open", "1000"], ["ticks", "--open", "50"]),

@@ -44,6 +44,7 @@ def goals(results: Mapping[str, Any]) -> Iterator[Goal]:
     yield from _clients(well)
     yield from _memory(well)
     yield from _transfer(well)
+    yield from _many(well)
     yield from _small(well)
 
 
@@ -96,6 +97,21 @@ def _transfer(well: Mapping[str, Any]) -> Iterator[Goal]:
         )
     unnoticed = [cut for cut in result.get("cuts", {}).values() if "unnoticed" in cut["ours"]]
     yield Goal("downloads cut short and not noticed", 0, "", len(unnoticed) if "cuts" in result else None)
+
+
+def _many(well: Mapping[str, Any]) -> Iterator[Goal]:
+    for name, bound in (("ticks_thousand", 1), ("ticks_ten_thousand", 5)):
+        ticks = well.get(name, {}).get("ticks", ())
+        count = f"{well[name]['open']:,}" if name in well else name.removeprefix("ticks_").replace("_", " ")
+        yield Goal(
+            f"a tick, {count} open, the longest", bound, " s", max((one["wall_s"] for one in ticks), default=None)
+        )
+        calls = max((sum(one["provider_calls"].values()) for one in ticks), default=None)
+        each = None if calls is None else calls * 100 / well[name]["open"]
+        yield Goal(f"a tick, {count} open, calls to the provider for 100 batches", 1, "", each)
+    found = [one for name, one in well.get("hashes", {}).items() if name.startswith("pairs_")]
+    yield Goal("new hashes against known ones", 1, " s", max((one["seconds"] for one in found), default=None))
+    yield Goal("the same, memory", 400, " MB", max((one["memory_mb"] for one in found), default=None))
 
 
 def _small(well: Mapping[str, Any]) -> Iterator[Goal]:

@@ -166,6 +166,7 @@ def _states(shape: argparse.Namespace) -> Iterator[tuple[str, str | None, Submis
                     parts=dict.fromkeys(("provider", "endpoint", "model", "prompt", "parameters"), "f" * 64),
                     created_at=now,
                     rows=shape.batches,
+                    sealed=shape.batches,
                     requests=shape.batches,
                     max_rounds=1,
                     partitions=(PartitionRows(key=key, start=0, rows=shape.batches, digest="d" * 64),),
@@ -183,11 +184,11 @@ def _fill_store(
     opened: dict[str, list[PartitionState]] = {}
     for asset, key, sealed in states:
         files = TableFiles(resource.store, asset).submission(sealed.id)
-        resource.store.write(files.rows, b"rows")
+        resource.store.write(files.rows(0), b"rows")
         uploaded, intended, running = [], [], []
         for batch in sealed.batches:
             remote = next(remotes)
-            resource.store.write(files.requests(batch), b"line")
+            resource.store.write(files.asked(0, f"{batch.number:08x}"), b"asked")
             up = msgspec.structs.replace(batch, attempt=1, file_id=remote["input_file_id"], file_created_at=1.0)
             uploaded.append(up)
             intended.append(msgspec.structs.replace(up, intent=Intent(writer="w", at=1.0)))
