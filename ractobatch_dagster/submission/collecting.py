@@ -233,9 +233,7 @@ def _write(
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         path = Path(folder) / "results.parquet"
         try:
-            with pq.ParquetWriter(
-                path, table.schema, compression="zstd", compression_level=1, write_statistics=False
-            ) as writer:
+            with pq.ParquetWriter(path, table.schema, compression="lz4", write_statistics=False) as writer:
                 writer.write_table(table, row_group_size=8_192)
         except OSError as error:
             raise StoreError(f"Could not write {path}: {error}. Is the disk full?") from error

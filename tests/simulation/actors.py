@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
 from ractobatch_dagster import landing, submitting
 from ractobatch_dagster.errors import RactobatchError
@@ -16,8 +17,9 @@ from ractobatch_dagster.requesting import FIRST, LAST, RANGE_END, RANGE_START
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.spec import SUBMISSION
 from ractobatch_dagster.submission import cancelling
-from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.files import SubmissionFiles, write_parquet
 from ractobatch_dagster.submission.rows import read_rows
+from ractobatch_dagster.table_file import TableFile
 from tests.simulation.orchestrator import Context, Run
 from tests.simulation.scheduler import Died, StuckError
 from tests.simulation.setting import frame_of
@@ -27,7 +29,7 @@ __all__ = ["Play", "submissions", "version_in"]
 
 _SIGNATURE: Any = SimpleNamespace(frames=("frame",), call=lambda context, given: given["frame"])
 _CHAOS_STEPS = 3_000
-_CALM_STEPS = 20_000
+_CALM_STEPS = 30_000
 
 
 class Play(Stage):
@@ -78,6 +80,8 @@ class Play(Stage):
                 self._submits(group, 0, random.uniform(0, setting.chaos / 2))
             for version in range(1, setting.changes + 1):
                 self._submits(group, version, random.uniform(0, setting.chaos))
+            if setting.alone and len(group) > 1:
+                self._submits([random.choice(group)], 0, random.uniform(0, setting.chaos / 4))
         if setting.cancels:
             self.scheduler.spawn("canceller", self._acting(self._cancel), after=random.uniform(0, setting.chaos))
         for _ in range(setting.by_hand):
@@ -120,8 +124,8 @@ class Play(Stage):
                 self.scheduler.spawn(name, self._acting(act, again), after=self.random.uniform(20, 200))
 
         def act() -> None:
-            if version >= self.newest.get(group[0], 0):  # nobody goes back to older rows
-                self.newest[group[0]] = version
+            if all(version >= self.newest.get(key, 0) for key in group):  # nobody goes back to older rows
+                self.newest.update(dict.fromkeys(group, version))
                 self.submit(group, version)
 
         name = f"submit-{version}-{group[0] or 'all'}"
@@ -137,7 +141,7 @@ class Play(Stage):
 
     def _until_accepted(self, group: list[str | None]) -> None:
         """Somebody who submits the newest rows until it is these that are on their way, or back."""
-        self.newest[group[0]] = self.setting.changes
+        self.newest.update(dict.fromkeys(group, self.setting.changes))
         while True:
             if not all(self._version_of(key) in (self.setting.changes, None) for key in group):
                 self._acting(lambda: self.submit(group, self.setting.changes))()
@@ -208,9 +212,8 @@ class Play(Stage):
         for result in landing.land(context, resource, run.keys, spec=self.spec):
             tables = result.value if isinstance(result.value, dict) else {run.keys[0]: result.value}
             told = {run.keys[0]: result.metadata} if len(run.keys) == 1 else context.partition_metadata
-            for key, file in tables.items():
-                table = file.read()
-                self.store.take(table_path([ASSET], key), file.path)  # what the IO manager does
+            for key, made in tables.items():
+                table = self._store_table(table_path([ASSET], key), made)
                 submission = str(told[key][SUBMISSION])
                 self.written.append(Written(key, submission, table, began, self.scheduler.now))
             for key in tables:
@@ -218,6 +221,15 @@ class Play(Stage):
                     "materialise",
                     lambda key=key, said=told[key]: self.orchestrator.materialise(ASSET, key, said, run.run_id),
                 )
+
+    def _store_table(self, path: str, made: TableFile | pa.Table) -> pa.Table:
+        """What the IO manager does, ours or somebody else's."""
+        if not isinstance(made, TableFile):
+            write_parquet(self.store, path, made)
+            return made
+        table = made.read()
+        self.store.take(path, made.path)
+        return table
 
     # -- somebody who cancels ---------------------------------------------------------------------
 
@@ -257,5 +269,4 @@ def version_in(files: SubmissionFiles, key: str | None) -> int | None:
     if share is None or not share.rows:
         return None
     first = next(read_rows(files, share.start, share.start + 1, ["version"]))
-    version: int = first.column(0)[0].as_py()
-    return version
+    return int(first.column(0)[0].as_py())

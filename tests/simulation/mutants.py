@@ -29,8 +29,9 @@ from ractobatch_dagster.submission import (
     reusing,
     rounds,
 )
-from ractobatch_dagster.submission.asking import asked_rows
+from ractobatch_dagster.submission.asking import Asking, asked_rows
 from ractobatch_dagster.submission.engine import Engine
+from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.log import Log, Version
 from ractobatch_dagster.submission.state import BatchState
 
@@ -77,12 +78,15 @@ def _mutant(**stress: Any) -> Callable[[Callable[[], Patches]], Callable[[], Pat
 
 @_mutant()
 def creates_without_a_committed_intent() -> Patches:
-    def create(self: Any, files: Any, step: Any) -> Any:
+    def create(self: Any, files: Any, step: Any, problems: list[ProviderError]) -> Any:
         state = files.state()
         done: dict[int, BatchState] = {}
         for batch in state.batches:
             if batch.number in step.batches and batch.stage == "uploaded":
-                self._create_one(state, batch, done)
+                try:
+                    self._create_one(state, batch, done)
+                except ProviderError as error:
+                    problems.append(error)
         return files.change(lambda newest: {b.number: done[b.number] for b in newest.batches if b.number in done})
 
     return [(Engine, "_create", create)]
@@ -156,7 +160,7 @@ def takes_a_full_queue_for_a_refusal() -> Patches:
 
 @_mutant()
 def records_over_another_writers_intent() -> Patches:
-    def record(self: Any, files: Any, known: Mapping[int, BatchState], created: Any) -> Any:
+    def record(self: Any, files: Any, known: Mapping[int, BatchState], *_: Any) -> Any:
         return files.change(lambda newest: dict(known))
 
     return [(Engine, "_record", record)]
@@ -183,6 +187,9 @@ def overwrites_when_it_loses_a_race() -> Patches:
 class _Overwriting:
     def __init__(self, store: Any) -> None:
         self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
     def create(self, path: str, data: bytes) -> bool:
         self._store.write(path, data)
@@ -221,6 +228,11 @@ def trusts_the_counts() -> Patches:
         return [file_id for file_id, count in files if file_id and count]
 
     return [(BatchState, "file_ids", property(trusted))]
+
+
+@_mutant(world_output_vanishes=0.8, setting_by_hand=4, setting_sensors=2, machines_stall=0.02)
+def overwrites_what_another_run_collected() -> Patches:
+    return [(SubmissionFiles, "results", lambda self, batch: f"{self.prefix}/results/{batch.number:05d}.parquet")]
 
 
 @_mutant()
@@ -312,6 +324,11 @@ def asks_again_without_end() -> Patches:
         return known(one, asked, msgspec.structs.replace(state, max_rounds=1 << 14))
 
     return [(rounds, "_known", endless), (rounds, "_MAX_FREE", 1 << 14)]
+
+
+@_mutant(setting_keys=["p0", "p1", "p2"], setting_packed=True, setting_alone=True)
+def asks_the_rows_of_partitions_that_it_attached_to() -> Patches:
+    return [(Asking, "_own", lambda self, rows: np.ones(len(rows), dtype=bool))]
 
 
 @_mutant()

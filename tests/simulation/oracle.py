@@ -18,7 +18,7 @@ from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.submission.files import read_parquet
 from tests.simulation.actors import Play, submissions, version_in
 from tests.simulation.answers import Request, Verdict, answer_to
-from tests.simulation.setting import frame_of
+from tests.simulation.setting import COMMON, frame_of
 from tests.simulation.stage import ASSET
 from tests.simulation.world import Batch
 
@@ -82,11 +82,13 @@ class _Judge:
     def __init__(self, play: Play) -> None:
         self.play = play
         self.states = {id_: play.table.submission(id_).state() for id_ in submissions(play)}
-        known = {batch.batch_id for state in self.states.values() for batch in state.batches if batch.batch_id}
+        known = {batch.batch_id: batch for state in self.states.values() for batch in state.batches if batch.batch_id}
         self.strays = [batch for batch in play.world.batches.values() if batch.id not in known]
         self.sent: dict[str, dict[str, list[Sent]]] = defaultdict(lambda: defaultdict(list))
         for batch in play.world.batches.values():
             if batch.id in known:
+                if batch.vanished:  # whoever collected first had the answers, or had them not
+                    batch.answers_lost = known[batch.id].gone
                 submission = self._submission(batch)
                 for request in batch.requests:
                     self.sent[submission][request.question].append(Sent(batch, request))
@@ -135,7 +137,7 @@ class _Judge:
             self.tally.billed += sum(one.request.served and one.request.verdict.billed for one in sent)
             for first, second in pairwise(sent):
                 if first.usable and first.request.verdict is Verdict.OK and second.batch.fate not in _NOTHING_RAN:
-                    if not self.play.setting.dedupe and _twins(first, second):
+                    if not self.play.setting.dedupe and self._samples(question, first, second):
                         continue
                     if self._forgotten(question, first, second):
                         continue
@@ -144,14 +146,34 @@ class _Judge:
                     self.tally.doubles += second.request.served
                     yield f"{question!r} was answered in {first.batch.id} and asked again in {second.batch.id}"
 
+    def _samples(self, question: str, first: Sent, second: Sent) -> bool:
+        """Whether without `dedupe` these are two samples: no more are asked for than rows are left without an answer.
+
+        Which of a question's rows takes over an earlier answer does not matter.
+        """
+        before, mine = self._submission(first.batch), self._submission(second.batch)
+        if before == mine:
+            return first.request.custom_id != second.request.custom_id
+        key = next((key for key in self.play.setting.keys if f" of {key}" in question), None)
+        version = version_in(self.play.table.submission(mine), key)
+        if version is None:
+            return False
+        rows = frame_of(self.play.setting, key, version)["user_message"].to_pylist().count(question)
+        answered = {one.request.custom_id for one in self.sent[before][question] if one.usable}
+        asked = {one.request.custom_id for one in self.sent[mine][question]}
+        return len(answered) + len(asked) <= rows
+
     def _forgotten(self, question: str, first: Sent, second: Sent) -> bool:
         """Whether other rows were submitted in between: only the answers of the last rows are reused."""
+        mine = self._submission(second.batch)
+        if COMMON in question:  # and each partition has its own last rows
+            return self._submission(first.batch) != mine
         key = next((key for key in self.play.setting.keys if f" of {key}" in question), None)
-        order, mine = self.order[key], self._submission(second.batch)
+        order = self.order[key]
         if mine not in order or order.index(mine) == 0 or self._submission(first.batch) == mine:
             return False
         before = order[order.index(mine) - 1]
-        version = self.versions[before, key]
+        version = version_in(self.play.table.submission(before), key)
         return version is None or question not in frame_of(self.play.setting, key, version)["user_message"].to_pylist()
 
     def _submission(self, batch: Batch) -> str:
@@ -166,15 +188,6 @@ class _Judge:
                 if one["submission"] not in found[one["key"]]:
                     found[one["key"]].append(one["submission"])
         return found
-
-    @cached_property
-    def versions(self) -> dict[tuple[str, str | None], int | None]:
-        """Which version of a partition's rows each submission holds."""
-        return {
-            (id_, key): version_in(self.play.table.submission(id_), key)
-            for id_ in self.states
-            for key in self.play.setting.keys
-        }
 
     def _attempts(self) -> Iterator[str]:
         """Within a submission: what failed for good is not asked again, and nothing more often than allowed."""
@@ -306,8 +319,3 @@ class _Judge:
         writes = [one for one in self.play.written if one.key == key]
         newest = [one.at for one in writes if one.submission == self.order[key][-1]]
         return bool(newest) and writes[-1].began < newest[0]
-
-
-def _twins(first: Sent, second: Sent) -> bool:
-    """Whether these are two rows with the same question, which without `dedupe` are two samples."""
-    return first.request.custom_id != second.request.custom_id

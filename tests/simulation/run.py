@@ -46,7 +46,7 @@ def play(seed: int, *, trace: bool = False, stress: Mapping[str, Any] | None = N
             stage.run()
         except StuckError as stuck:
             found.append(f"something stays open though nothing goes wrong any more: {stuck}")
-    broken, tally = judge(stage)
+        broken, tally = judge(stage)
     counts = Counter(stage.scheduler.counts)
     counts.update(
         {

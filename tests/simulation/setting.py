@@ -14,7 +14,7 @@ from tests.simulation.store import StoreChances
 from tests.simulation.wire import WireChances
 from tests.simulation.world import WorldChances
 
-__all__ = ["Setting", "draw", "frame_of"]
+__all__ = ["COMMON", "Setting", "draw", "frame_of"]
 
 
 @dataclass
@@ -23,7 +23,11 @@ class Setting:
 
     keys: list[str | None]
     packed: bool
+    alone: bool
+    """Whether some partition of a pack is submitted by itself as well."""
     rows: int
+    data: int
+    """Which rows."""
     per_batch: int
     max_rounds: int
     dedupe: bool
@@ -37,6 +41,10 @@ class Setting:
     """Whether the store's clock is the machine's."""
     on_change: str
     max_retries: int
+    small_parts: bool
+    """Whether a few rows make a file, a row group or a block, for which it otherwise takes thousands."""
+    own_storage: bool
+    """Whether it is our IO manager that writes the tables."""
     chaos: float
     """Seconds until the misfortunes end."""
 
@@ -54,7 +62,9 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
     setting = Setting(
         keys=keys,
         packed=maybe(0.6),
+        alone=maybe(0.4),
         rows=random.randint(1, 5) if len(keys) > 1 else random.randint(1, 9),
+        data=random.randrange(1_000),
         per_batch=random.randint(1, 4),
         max_rounds=random.choice((0, 1, 1, 2)),
         dedupe=maybe(0.7),
@@ -67,6 +77,8 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
         on_disk=maybe(0.3),
         on_change=random.choice(("fail", "attach", "replace", "replace")),
         max_retries=random.choice((0, 2)),
+        small_parts=maybe(0.25),
+        own_storage=maybe(0.8),
         chaos=random.uniform(500, 4000),
     )
     chances = Chances(die=some(0.02, 0.6), stall=some(0.02), jump=some(0.005, 0.2), skew=random.choice((0.0, 60.0)))
@@ -102,6 +114,7 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
         refuse=some(0.2, 0.1),
         outsider_cancels=some(0.3, 0.15),
         output_lost=some(0.3, 0.15),
+        output_vanishes=some(0.5, 0.15),
         slow=some(0.2, 0.1),
         lag=some(100.0, 0.6),
         stale_states=maybe(0.3),
@@ -127,27 +140,31 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
 
 def frame_of(setting: Setting, key: str | None, version: int) -> pa.Table:
     """A partition's rows in one version: each version asks some new questions, and an old one never comes back."""
-    return _frame(setting.rows, key, version)
+    return _frame(setting.rows, setting.data, key, version)
 
+
+COMMON = "question of all partitions:"
 
 _KINDS = (*[""] * 6, "400", "refusal", "truncated", "poison", None)
 """What a question begins with decides its lot; most are left to chance, and some rows ask nothing."""
 
 
 @lru_cache(maxsize=512)
-def _frame(rows: int, key: str | None, version: int) -> pa.Table:
+def _frame(rows: int, data: int, key: str | None, version: int) -> pa.Table:
     questions: list[str | None] = []
     for row in range(rows):
-        dice = Random(f"{key}/{row}")
+        dice = Random(f"{data}/{key}/{row}")
         changed = version if dice.random() < 0.4 else 0
         kind = dice.choice(_KINDS)
         if kind is None:
             questions.append(None if dice.random() < 0.5 else "   ")
             continue
         if row and dice.random() < 0.15:
-            questions.append(questions[-1])  # the same question once more
-            continue
-        questions.append(f"{kind} question {row} of {key}, version {changed}")
+            questions.append(questions[dice.randrange(row)])
+        elif dice.random() < 0.1:
+            questions.append(f"{kind} {COMMON} {dice.randrange(3)}")
+        else:
+            questions.append(f"{kind} question {row} of {key}, version {changed}")
     if version:
         questions.append(f"question new in version {version} of {key}")
     return pa.table(

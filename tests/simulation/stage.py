@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -21,11 +21,12 @@ import pyarrow as pa
 
 from ractobatch_dagster import landing, requesting, submitting, ticking
 from ractobatch_dagster.provider.client import Account, Provider
+from ractobatch_dagster.requests import frame
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.spec import RESOURCE, BatchSpec
 from ractobatch_dagster.store import StoreClock
-from ractobatch_dagster.submission import engine
+from ractobatch_dagster.submission import answered, engine, reusing, rows
 from ractobatch_dagster.submission.alarms import Patience
 from ractobatch_dagster.submission.engine import Engine
 from ractobatch_dagster.submission.files import TableFiles
@@ -93,7 +94,7 @@ class Stage:
     written: list[Written] = field(default_factory=list)
     """Every table that an IO manager wrote."""
     newest: dict[str | None, int] = field(default_factory=dict)
-    """The newest version of its rows that anybody set out to submit, by the first partition of a group."""
+    """The newest version of its rows that anybody set out to submit, by partition."""
     broken: list[str] = field(default_factory=list)
     """Errors that no run should end with."""
 
@@ -138,13 +139,13 @@ class Stage:
             key=None,
             partition_by=None,
             carry=None,
-            own_storage=True,
             on_null="skip",
             dedupe=self.setting.dedupe,
             reuse=True,
             max_rounds=self.setting.max_rounds,
             completion_window="24h",
             ranges=True,
+            own_storage=self.setting.own_storage,
             poll_seconds=60.0,
             repairs=0,
             on_change=self.setting.on_change,  # type: ignore[arg-type]
@@ -178,7 +179,7 @@ class Stage:
         for name in ("queue_full", "queue_failed", "not_found_yet", "expire", "refuse", "outsider_cancels"):
             setattr(self._world_chances, name, 0.0)
         self._world_chances.verdicts.clear()
-        self._world_chances.output_lost = self._world_chances.slow = 0.0
+        self._world_chances.output_lost = self._world_chances.output_vanishes = self._world_chances.slow = 0.0
         self.scheduler.note("-- from here on nothing goes wrong --")
 
 
@@ -187,6 +188,15 @@ def clear(chances: Any) -> None:
     for name in chances.__slots__:
         if isinstance(getattr(chances, name), float):
             setattr(chances, name, 0.0)
+
+
+_FEW: dict[ModuleType, dict[str, int]] = {
+    frame: {"BLOCK": 2},
+    rows: {"PART_ROWS": 4, "_GROUP_ROWS": 2},
+    answered: {"_READ_ROWS": 2},
+    reusing: {"_AT_ONCE": 3},
+}
+"""How many rows go together where parts are small."""
 
 
 @contextmanager
@@ -202,6 +212,9 @@ def simulated_time(stage: Stage) -> Iterator[None]:
     dice = random_module.Random(stage.seed)
     for module in modules:
         module.time = clock  # type: ignore[attr-defined]
+    sizes = {owner: {name: getattr(owner, name) for name in few} for owner, few in _FEW.items()}
+    for owner, few in _FEW.items() if stage.setting.small_parts else ():
+        vars(owner).update(few)
     new_writer, is_dead = engine.new_writer, engine.is_dead
     engine.new_writer = lambda: f"{scheduler.process()} {secrets.token_hex(8)}"
     # processes know of each other on one machine only
@@ -215,6 +228,8 @@ def simulated_time(stage: Stage) -> Iterator[None]:
         secrets.token_hex, tempfile.tempdir = names, folder
         logger.setLevel(level)
         engine.new_writer, engine.is_dead = new_writer, is_dead
+        for owner, few in sizes.items():
+            vars(owner).update(few)
         for module in modules:
             module.time = sys.modules["time"]  # type: ignore[attr-defined]
         with suppress(Exception):

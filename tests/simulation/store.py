@@ -72,13 +72,16 @@ class SimulatedStore(Store):
         file.unlink()
 
     def delete(self, prefix: str) -> None:
-        """As `Store.delete`."""
+        """As `Store.delete`: a list, then one half and the other, so that a machine that dies may leave some."""
+        paths = self._io(f"list {prefix}", lambda: [f"{prefix}/{name}" for name in self._below(prefix)])
+        half = len(paths) // 2
 
-        def delete() -> None:
-            for name in self._below(prefix):
-                self.objects.pop(f"{prefix}/{name}", None)
+        def remove(some: list[str]) -> None:
+            for path in some:
+                self.objects.pop(path, None)
 
-        self._io(f"delete {prefix}", delete, effective=True)
+        for some in (paths[:half], paths[half:]):
+            self._io(f"delete {len(some)} in {prefix}", lambda some=some: remove(some), effective=True)
 
     def create(self, path: str, data: bytes) -> bool:
         """As `Store.create`. A put whose reply was lost is repeated by the client, and finds its own object."""

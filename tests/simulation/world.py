@@ -35,6 +35,8 @@ class WorldChances:
     refuse: float = 0.0
     outsider_cancels: float = 0.0
     output_lost: float = 0.0
+    output_vanishes: float = 0.0
+    """An output file is deleted while it may be on its way to us."""
     slow: float = 0.0
     lag: float = 0.0
     """Seconds by which lists lag behind, at most."""
@@ -82,6 +84,8 @@ class Batch:
     completed: int = 0
     failed: int = 0
     answers_lost: bool = False
+    vanished: bool = False
+    """Whether its answers were lost only after somebody could have had them."""
     doubled: bool = False
     """Whether the network delivered its create twice."""
 
@@ -265,6 +269,12 @@ class World:
         if batch.output_file_id and self._happens(self.chances.output_lost, "outputs lost"):
             batch.answers_lost = True
             del self.files[batch.output_file_id]
+        elif batch.output_file_id and self._happens(self.chances.output_vanishes, "outputs vanish"):
+            self.later(self.now + self.random.uniform(0, 400), lambda: self._vanish(batch))
+
+    def _vanish(self, batch: Batch) -> None:
+        batch.vanished = True
+        self.files.pop(str(batch.output_file_id), None)
 
     def _answers(self, batch: Batch, kind: str, data: bytes) -> str:
         file = File(self._id("file"), f"{batch.id}_{kind}.jsonl", data, self.now, "batch_output")
