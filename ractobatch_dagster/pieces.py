@@ -1,33 +1,30 @@
 """The same two assets, cut in pieces: graphs whose steps any executor spreads over processes or machines.
 
-A piece is some batches of one submission. Its work (make and upload input files, or download and read answers) is the
-engine's own, restricted to them, so that one that is done twice, by a worker thought dead, costs nothing; and what a
-piece leaves undone the last step does.
+A piece is a span of batches. Its work (make and upload input files, or download and read answers) is the engine's own,
+restricted to them, so that one that is done twice, by a worker thought dead, costs nothing; and what a piece leaves
+undone the last step does. A piece's name says which batches it is, so that nothing is handed from step to step.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import msgspec
 
-from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.landing import land, submissions_of
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature, present
 from ractobatch_dagster.spec import BatchSpec
-from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.engine import LIGHT
+from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.plan import Collect, Upload
-from ractobatch_dagster.submission.state import BatchState, SubmissionState
 from ractobatch_dagster.submitting import create, open_for_run, partition_keys, told
+from ractobatch_dagster.terminating import termination
 
 __all__ = ["submission_in_pieces", "table_in_pieces"]
 
-Piece = dict[str, Any]
-"""A submission's id and the numbers of some of its batches; small, since it travels through the store."""
+Cut = Iterator[dg.DynamicOutput[None]]
 
 
 def submission_in_pieces(
@@ -41,26 +38,27 @@ def submission_in_pieces(
 ) -> dg.AssetsDefinition:
     """The submission as three kinds of steps: `seal`, `prepare` for each piece, `create`."""
 
-    def seal(
-        context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
-    ) -> Iterator[dg.DynamicOutput[Piece]]:
-        opened = open_for_run(context, resource, arguments, spec=spec, signature=signature)
-        yield from _cut(spec, resource, opened.submissions.values(), pieces, lambda batch: batch.stage == "planned")
+    def seal(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]) -> Cut:
+        with termination(context, resource, spec):
+            open_for_run(context, resource, arguments, spec=spec, signature=signature)
+        yield from _cut(_submissions(context, resource, spec), "planned", pieces)
 
-    def prepare(context: dg.AssetExecutionContext, piece: Piece, **resources: OpenAIBatchResource) -> int:
-        return _do(context, resources[spec.resource_key], piece, Upload, spec)
+    def prepare(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> None:
+        with termination(context, resources[spec.resource_key], spec):
+            _do(context, resources[spec.resource_key], Upload, spec)
 
-    def create_all(context: dg.AssetExecutionContext, done: list[int], **resources: OpenAIBatchResource) -> Any:
+    def create_all(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Any:
         resource = resources[spec.resource_key]
         submissions = submissions_of(spec.table(resource), partition_keys(context), spec)
-        create(context, resource, submissions.values(), spec=spec)
+        with termination(context, resource, spec):
+            create(context, resource, submissions.values(), spec=spec)
         return told(context, resource, submissions, spec=spec)
 
     first = signature.compute("seal", spec.resource_key, seal)
     return _graph(
         spec,
         key,
-        {"seal": first, "prepare": _step(spec, prepare, "piece"), "create": _step(spec, create_all, "done")},
+        {"seal": first, "prepare": _step(spec, prepare), "create": _step(spec, create_all)},
         stored=False,
         ins=ins,
         config=any(parameter.name == "config" for parameter in signature.parameters),
@@ -71,63 +69,71 @@ def submission_in_pieces(
 def table_in_pieces(spec: BatchSpec, pieces: int, *, key: dg.AssetKey, **common: Any) -> dg.AssetsDefinition:
     """The table as three kinds of steps: `look`, `collect` for each piece, `land`."""
 
-    def look(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Any:
+    def look(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Cut:
         resource = resources[spec.resource_key]
-        table, engine = spec.table(resource), resource.engine(log=context.log.info)
-        submissions = set(submissions_of(table, partition_keys(context), spec).values())
-        for id_ in submissions:
-            engine.advance(table.submission(id_), steps=LIGHT)
-        yield from _cut(spec, resource, submissions, pieces, lambda batch: batch.stage == "ended")
+        engine, submissions = resource.engine(log=context.log.info), _submissions(context, resource, spec)
+        for files in submissions:
+            engine.advance(files, steps=LIGHT)
+        yield from _cut(submissions, "ended", pieces)
 
-    def collect(context: dg.AssetExecutionContext, piece: Piece, **resources: OpenAIBatchResource) -> int:
-        return _do(context, resources[spec.resource_key], piece, Collect, spec)
+    def collect(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> None:
+        _do(context, resources[spec.resource_key], Collect, spec)
 
-    def land_all(context: dg.AssetExecutionContext, done: list[int], **resources: OpenAIBatchResource) -> Any:
+    def land_all(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Any:
         yield from land(context, resources[spec.resource_key], partition_keys(context), spec=spec)
 
     return _graph(
         spec,
         key,
-        {"look": _step(spec, look), "collect": _step(spec, collect, "piece"), "land": _step(spec, land_all, "done")},
+        {"look": _step(spec, look), "collect": _step(spec, collect), "land": _step(spec, land_all)},
         ins={},
         **common,
     )
 
 
-def _cut(
-    spec: BatchSpec,
-    resource: OpenAIBatchResource,
-    submissions: Any,
-    pieces: int,
-    wanted: Callable[[BatchState], bool],
-) -> Iterator[dg.DynamicOutput[Piece]]:
-    """The batches that something is to be done with, in as many pieces as there may be."""
-    states = [spec.table(resource).submission(id_).state() for id_ in sorted(set(submissions))]
-    todo = [(state.id, batch.number) for state in states for batch in state.batches if wanted(batch)]
-    size = -(-len(todo) // pieces)
-    number = 0
-    for state in states:
-        mine = [batch for id_, batch in todo if id_ == state.id]
-        for start in range(0, len(mine), size or 1):
-            piece = {"submission": state.id, "batches": mine[start : start + size]}
-            yield dg.DynamicOutput(piece, mapping_key=f"p{number:05d}")
-            number += 1
+def _submissions(
+    context: dg.AssetExecutionContext, resource: OpenAIBatchResource, spec: BatchSpec
+) -> list[SubmissionFiles]:
+    """The newest submissions of the run's partitions, each once, in an order that all steps agree on."""
+    table = spec.table(resource)
+    return [table.submission(id_) for id_ in sorted(set(submissions_of(table, partition_keys(context), spec).values()))]
 
 
-def _do(
-    context: dg.AssetExecutionContext, resource: OpenAIBatchResource, piece: Piece, step: type, spec: BatchSpec
-) -> int:
-    """Do one kind of step with the batches of a piece; how many they are."""
+def _cut(submissions: Sequence[SubmissionFiles], stage: str, pieces: int) -> Cut:
+    """The batches in this stage, in as many pieces as there may be, or fewer."""
+    todo = [
+        (place, batch.number)
+        for place, files in enumerate(submissions)
+        for batch in files.state().batches
+        if batch.stage == stage
+    ]
+    size = -(-len(todo) // pieces) or 1
+    for start in range(0, len(todo), size):
+        part = todo[start : start + size]
+        yield dg.DynamicOutput(None, mapping_key=f"{_named(*part[0])}_to_{_named(*part[-1])}")
+
+
+def _do(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, step: type, spec: BatchSpec) -> None:
+    """Do one kind of step with the batches of this piece."""
     engine = resource.engine(log=context.log.info)
-    files = spec.table(resource).submission(piece["submission"])
-    state: SubmissionState = engine.advance(files, steps={step}, validate=spec.validate, batches=piece["batches"])
-    context.log.info(f"{len(piece['batches'])} of {len(state.batches)} batches")
-    return len(piece["batches"])
+    key = context.op_execution_context.get_mapping_key()
+    first, last = ((int(place or 0), int(number)) for place, number in _NAME.findall(str(key)))
+    for place, files in enumerate(_submissions(context, resource, spec)):
+        mine = [batch.number for batch in files.state().batches if first <= (place, batch.number) <= last]
+        if mine:
+            engine.advance(files, steps={step}, validate=spec.validate, batches=mine)
 
 
-def _step(spec: BatchSpec, run: Callable[..., Any], *inputs: str) -> Callable[..., Any]:
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return present(run, run.__name__, spec.resource_key, [inspect.Parameter(name, kind) for name in inputs])
+_NAME = re.compile(r"(?:s(\d+)_)?b(\d+)")
+
+
+def _named(place: int, number: int) -> str:
+    """A batch as it is called in a piece's name; few runs have more than one submission."""
+    return f"s{place}_b{number:05d}" if place else f"b{number:05d}"
+
+
+def _step(spec: BatchSpec, run: Callable[..., Any]) -> Callable[..., Any]:
+    return present(run, run.__name__, spec.resource_key)
 
 
 def _graph(
@@ -147,10 +153,10 @@ def _graph(
     **about: Any,
 ) -> dg.AssetsDefinition:
     """An asset whose first step cuts, whose second does each piece, and whose last brings all together."""
-    name, between = "__".join(key.path), f"{spec.resource_key}_pieces"
+    name = "__".join(key.path)
     tables = io_manager_key or f"{spec.resource_key}_tables"
     # what is not loaded must be an input all the same: the first step waits for nothing else
-    after = [one if isinstance(one, dg.AssetDep) else dg.AssetDep(one) for one in deps or ()]
+    after = [dep for one in deps or () for dep in _deps_of(one)]
     nothing = {f"after_{number}": dg.In(dg.Nothing) for number, _ in enumerate(after)}
     loaded = {
         name: dg.In(one.dagster_type, input_manager_key=one.input_manager_key, metadata=one.metadata)
@@ -158,15 +164,15 @@ def _graph(
     }
     names = dict(zip(("first", "each", "last"), steps, strict=True))
     outs: dict[str, Any] = {
-        "first": dg.DynamicOut(dict, io_manager_key=between),
-        "each": dg.Out(int, io_manager_key=between),
+        "first": dg.DynamicOut(dg.Nothing),
+        "each": dg.Out(dg.Nothing),
         "last": dg.Out(Any, is_required=False, io_manager_key=tables) if stored else dg.Out(dg.Nothing),
     }
     ops = {
         place: dg.op(
             name=f"{name}__{step}",
             out=outs[place],
-            ins={**loaded, **nothing} if place == "first" else None,
+            ins={**loaded, **nothing} if place == "first" else {_BEFORE: dg.In(dg.Nothing)},
             retry_policy=retry_policy,
             pool=pool if place == "first" else None,
         )(steps[step]).alias(step)
@@ -175,7 +181,8 @@ def _graph(
     inputs = [*loaded, *nothing]
 
     def compose(**arguments: Any) -> Any:
-        return ops["last"](ops["first"](**arguments).map(ops["each"]).collect())
+        done = ops["first"](**arguments).map(lambda piece: ops["each"](**{_BEFORE: piece})).collect()
+        return ops["last"](**{_BEFORE: done})
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     compose.__name__ = name
@@ -194,11 +201,19 @@ def _graph(
         node_def=graph,
         specs=[dg.AssetSpec(key, deps=list(given.values()), **about)],
         backfill_policy=backfill_policy,
-        resource_defs={
-            between: _pieces_of(spec.resource_key),
-            **({tables: io_manager_def} if io_manager_def is not None else {}),
-        },
+        resource_defs={tables: io_manager_def} if io_manager_def is not None else {},
     )
+
+
+_BEFORE = "before"
+"""The input by which a step waits for those before it."""
+
+
+def _deps_of(one: Any) -> list[dg.AssetDep]:
+    """What one entry of `deps` stands for; a multi-asset stands for all its assets."""
+    if isinstance(one, dg.AssetsDefinition):
+        return [dg.AssetDep(key) for key in sorted(one.keys)]
+    return [one if isinstance(one, dg.AssetDep) else dg.AssetDep(one)]
 
 
 def _key_of(name: str, given: dg.AssetIn) -> dg.AssetKey:
@@ -212,35 +227,3 @@ def _config(first: Any, step: str) -> dg.ConfigMapping:
     return dg.ConfigMapping(
         config_schema=first.node_def.config_schema.as_field(), config_fn=lambda given: {step: {"config": given}}
     )
-
-
-class _Pieces(dg.IOManager):
-    """The few bytes that pass from step to step, as JSON below the resource's root."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write one."""
-        self._store.write(_path(context), msgspec.json.encode(obj))
-
-    def load_input(self, context: dg.InputContext) -> Any:
-        """Read one."""
-        made = context.upstream_output
-        data = self._store.read(_path(made)) if made is not None else None
-        if data is None:
-            raise StoreError(f"What step {made and made.step_key!r} handed over is not there. Run the asset again.")
-        return msgspec.json.decode(data)
-
-
-def _path(context: dg.OutputContext) -> str:
-    return "/".join(("pieces", *context.get_identifier()))
-
-
-@cache
-def _pieces_of(resource_key: str) -> dg.IOManagerDefinition:
-    @dg.io_manager(required_resource_keys={resource_key}, description="What passes between the steps of a batch asset.")
-    def pieces(context: dg.InitResourceContext) -> _Pieces:
-        return _Pieces(getattr(context.resources, resource_key).store)
-
-    return pieces

@@ -1,6 +1,5 @@
 """The Dagster project that the Celery workers of `test_celery` run: sums, asked as batches, cut in pieces."""
 
-import inspect
 import os
 
 import dagster as dg
@@ -12,10 +11,6 @@ from tests.integration.definitions import resource
 
 ROWS = 400
 PIECES = 8
-OFFERED = "pieces" in inspect.signature(batch_asset).parameters
-"""Whether the package can cut its work in pieces."""
-
-_CUT = {"pieces": PIECES} if OFFERED else {}
 
 
 def questions() -> pd.DataFrame:
@@ -23,7 +18,7 @@ def questions() -> pd.DataFrame:
     return pd.DataFrame({"id": range(ROWS), "user_message": [f"What is {number}+1000?" for number in range(ROWS)]})
 
 
-@batch_asset(model="gpt-4o-mini", key="id", **_CUT)
+@batch_asset(model="gpt-4o-mini", key="id", pieces=PIECES)
 def sums() -> pd.DataFrame:
     """All rows: forty batches."""
     return questions()
