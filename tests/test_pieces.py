@@ -1,6 +1,5 @@
-"""A batch asset in pieces beside the same asset in one: the same table, the same metadata, and what graphs bring along."""
+"""A batch asset in pieces beside the same asset in one: the same table and metadata, and what graphs bring along."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,56 +9,24 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel
 
 from ractobatch_dagster import (
     ConfigurationError,
-    OpenAIBatchResource,
     ParquetIOManager,
-    RactoPrompt,
     batch_asset,
-    build_batch_sensor,
 )
-from ractobatch_dagster.local import Faults, LocalServer
-from tests.local.helpers import GatedModel
-from tests.project import Project, failure
-
-ROWS, PER_BATCH, PIECES = 23, 2, 3
-"""Twelve batches, in three pieces of four."""
+from ractobatch_dagster.local import CallFault, Faults, LocalServer
+from tests.local.helpers import wait_for
+from tests.pieces import PER_BATCH, PIECES, ROWS, in_processes, made, texts
+from tests.project import RESOURCE, Project, failure
 
 SPANS = ["b00000_to_b00003", "b00004_to_b00007", "b00008_to_b00011"]
-
-
-class Label(BaseModel):
-    """The answer."""
-
-    sentiment: Literal["positive", "neutral", "negative"]
-    score: int | None
 
 
 class Settings(dg.Config):
     """Config of an asset."""
 
     word: str = "hello"
-
-
-PROMPT = RactoPrompt(role="You label texts.", aim="Label one.", constraints="", tone="", output_format=Label)
-
-
-@dg.asset
-def texts() -> pd.DataFrame:
-    """Texts."""
-    return pd.DataFrame({"id": range(ROWS), "text": [f"text {number}" for number in range(ROWS)]})
-
-
-def labels(texts: pd.DataFrame) -> pl.DataFrame:
-    """Labels of texts."""
-    return pl.from_pandas(texts.assign(user_message=texts["text"]))
-
-
-def made(pieces: int, name: str = "labels", **settings: Any) -> Any:
-    """The labels, in so many pieces."""
-    return batch_asset(model="gpt-4o-mini", prompt=PROMPT, key="id", name=name, pieces=pieces, **settings)(labels)
 
 
 def project_on(server: LocalServer, folder: Path, *assets: Any, **resource: Any) -> Project:
@@ -93,7 +60,9 @@ def definition(asset: dg.AssetsDefinition) -> dict[str, Any]:
     """All that a definition says of its asset."""
     (spec,) = asset.specs
     said = {name: getattr(spec, name) for name in ("key", "group_name", "owners", "tags", "kinds", "description")}
-    said |= {name: getattr(spec, name) for name in ("code_version", "automation_condition", "partitions_def", "metadata")}
+    said |= {
+        name: getattr(spec, name) for name in ("code_version", "automation_condition", "partitions_def", "metadata")
+    }
     return {**said, "deps": sorted(spec.deps, key=str), "backfill_policy": asset.backfill_policy}
 
 
@@ -303,23 +272,24 @@ def test_a_range_in_one_run_is_as_the_plain_one(batch_server: LocalServer, tmp_p
     assert [table["user_message"].to_pylist() for table in found[1][0]] == [[f"{k} one", f"{k} two"] for k in KEYS]
 
 
-def test_one_partition_and_a_range_over_what_is_open(tmp_path: Path) -> None:
-    """A run over partitions of which some are open sends only the others, and cuts both submissions in one go."""
+def test_pieces_over_several_submissions(batch_server: LocalServer, tmp_path: Path) -> None:
+    """A run over partitions of which some are open sends only the others; a piece may span both submissions."""
     cut = batch_asset(model="gpt-4o-mini", partitions_def=DAYS, name="answers", pieces=2)(lambda notes: notes)
-    model = GatedModel()
-    with LocalServer(tmp_path / "server", model=model) as server:
-        project = partitioned(server, tmp_path, *cut.assets)
-        project.run("notes", span=(KEYS[0], KEYS[-1]))
-        assert project.run("answers_submission", partition="c|d").success
-        result = project.run("answers_submission", span=(KEYS[0], KEYS[-1]))
-        assert result.success, failure(result)
-        assert [one.requests for one in project.submissions("answers")] == [2, 6]
-        assert len([step for step in steps(result) if "prepare" in step]) == 2
-        model.gate.set()
-        project.land()
-        landed = project.run("answers", span=(KEYS[0], KEYS[-1]))
-        assert landed.success, failure(landed)
+    project = partitioned(batch_server, tmp_path, *cut.assets)
+    project.run("notes", span=(KEYS[0], KEYS[-1]))
+    assert project.run("answers_submission", partition="c|d").success
+    result = project.run("answers_submission", span=(KEYS[0], KEYS[-1]))
+    assert result.success, failure(result)
+    assert [one.requests for one in project.submissions("answers")] == [2, 6]
+    prepared = [step for step in steps(result) if "prepare" in step]
+    assert [step.partition("[")[2] for step in prepared] == ["s1_b00000_to_s1_b00001]", "s1_b00002_to_s1_b00002]"]
+    wait_for(lambda: {one["status"] for one in batch_server.batches()} == {"completed"})
+    landed = project.run("answers", span=(KEYS[0], KEYS[-1]))
+    assert landed.success, failure(landed)
+    collected = [step for step in steps(landed) if "collect" in step]
+    assert [step.partition("[")[2] for step in collected] == ["b00000_to_s1_b00000]", "s1_b00001_to_s1_b00002]"]
     assert [len(project.load("answers", partition=key)) for key in KEYS] == [2, 2, 2, 2]
+    assert len(batch_server.batches()) == 4
 
 
 def test_partitions_of_a_column(batch_server: LocalServer, tmp_path: Path) -> None:
@@ -389,3 +359,87 @@ def test_a_failed_step_is_tried_again(batch_server: LocalServer, tmp_path: Path)
     project.land()
     assert len(project.load("shaky")) == 8
     assert len(batch_server.batches()) == 4
+
+
+@pytest.mark.parametrize(
+    ("by_somebody", "policy", "cancelled"),
+    [(True, "cancel", True), (True, "keep", False), (False, "cancel", False)],
+)
+def test_a_terminated_run_cancels_only_if_somebody_terminated_it_and_wants_that(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    by_somebody: bool,
+    policy: Literal["cancel", "keep"],
+    cancelled: bool,
+) -> None:
+    """As for an asset in one: the step that is interrupted looks after it."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        run = project.instance.get_runs(limit=1)[0]
+        if by_somebody:
+            project.instance.report_run_canceling(run)
+        raise dg.DagsterExecutionInterruptedError
+
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        project = project_on(server, tmp_path, texts, *made(PIECES, on_terminate=policy).assets)
+        project.run("texts")
+        monkeypatch.setattr("ractobatch_dagster.submission.engine.upload", interrupted)
+        assert not project.run("labels_submission").success
+        (state,) = project.submissions("labels")
+        assert state.cancelled is cancelled
+        assert not server.batches()
+
+
+# -- several processes --------------------------------------------------------------------------------
+
+
+def test_steps_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces run side by side; a run that failed in one goes on from there, and the done ones are not done again."""
+    with LocalServer(tmp_path / "server", api_key="local") as server:
+        monkeypatch.setenv("RACTOBATCH_TEST_URL", server.base_url)
+        monkeypatch.setenv("RACTOBATCH_TEST_ROOT", str(tmp_path / "store"))
+        instance = dg.DagsterInstance.local_temp(str(tmp_path))
+        job = dg.reconstructable(in_processes)
+
+        def run(*assets: str, **options: Any) -> dg.JobExecutionResult:
+            return dg.execute_job(job, instance, asset_selection=[dg.AssetKey(name) for name in assets], **options)
+
+        server.faults = Faults(calls=(CallFault("POST", "/v1/files", times=1, status=401),))
+        first = run("texts")
+        assert first.success, failure(first)
+        failed = run("labels_submission")
+        (lost,) = [event.step_key for event in failed.all_events if event.is_step_failure]
+        assert lost.startswith("labels_submission.prepare[")
+        again = dg.execute_job(
+            job, instance, reexecution_options=dg.ReexecutionOptions.from_failure(failed.run_id, instance)
+        )
+        assert again.success
+        assert steps(again) == [lost, "labels_submission.create"]
+        assert len(server.batches()) == 12
+        wait_for(lambda: {one["status"] for one in server.batches()} == {"completed"})
+        landed = run("labels")
+        assert landed.success
+        assert (tmp_path / "store" / "tables" / "labels.parquet").is_file()
+
+
+def test_both_kinds_of_assets_in_one_code_location(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Assets of any number of pieces stand side by side, their `definitions` merge, and one run does them all."""
+    one, two, whole = made(2, "one"), made(PIECES, "two"), made(1, "whole")
+    project = project_on(batch_server, tmp_path)
+    project.defs = dg.Definitions.merge(
+        one.definitions,
+        two.definitions,
+        whole.definitions,
+        dg.Definitions(assets=[texts], resources={RESOURCE: project.resource}),
+    )
+    repository = project.defs.get_repository_def()
+    assert [sensor.name for sensor in repository.sensor_defs] == ["openai_batch_sensor"]
+    names = ("one", "two", "whole")
+    assert {f"{name}_{what}" for name in names for what in ("submit", "cancel")} <= {
+        job.name for job in repository.get_all_jobs()
+    }
+    result = project.run("texts", *(f"{name}_submission" for name in names))
+    assert result.success, failure(result)
+    project.land()
+    one_, two_, whole_ = (project.load(name, kind=pa.Table).drop_columns(list(_OWN)) for name in names)
+    assert one_ == two_ == whole_
