@@ -55,7 +55,7 @@ class Asking:
 
     def __init__(self, files: SubmissionFiles, shares: Sequence[tuple[int, int]], rows: int, encoder: Encoder) -> None:
         self._files = files
-        self._shares = sorted(shares)
+        self._edges = _edges(shares)
         self.rows = rows
         self._overhead = encoder.overhead
 
@@ -79,11 +79,10 @@ class Asking:
             yield rows, hashes, sizes
 
     def _own(self, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows are the submission's: those with an odd number of edges before them."""
         import numpy as np
 
-        own = np.zeros(len(rows), dtype=bool)
-        for start, stop in self._shares:
-            own |= (rows >= start) & (rows < stop)
+        own: np.ndarray = np.searchsorted(self._edges, rows, side="right") % 2 == 1
         return own
 
     def write_copies(self, *, dedupe: bool) -> None:
@@ -117,6 +116,17 @@ class Asking:
         planned = plan_batches(self._files, cut(left(), limits), folder, round_=round_, first=0)
         known.store(self.rows)
         return planned
+
+
+def _edges(shares: Iterable[tuple[int, int]]) -> list[int]:
+    """Where runs of own rows begin and end, in turn; shares that touch are one run."""
+    edges: list[int] = []
+    for start, stop in sorted(one for one in shares if one[0] < one[1]):
+        if edges and edges[-1] == start:
+            edges[-1] = stop
+        else:
+            edges += [start, stop]
+    return edges
 
 
 def _none() -> np.ndarray:

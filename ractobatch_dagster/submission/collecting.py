@@ -107,7 +107,7 @@ def _fetched(
     if validate is None:
         read = workers.apart(read_answers, files, batch, path if there else None)
     else:  # the user's own code, which other processes may not find
-        read = read_answers(files, batch, path if there else None, validate)
+        read = workers.in_turn(read_answers, files, batch, path if there else None, validate)
     if there:
         files.store.take(files.responses(batch), path)
     return read
@@ -129,6 +129,8 @@ def _download(provider: Provider, batch: BatchState, path: Path, log: Callable[[
                     continue
                 target.write(b"\n")  # a file without a last line feed must not run into the next one
                 log(f"batch {batch.number}: downloaded {file_id}, {size / 1e6:.1f} MB")
+    except ProviderError:  # a time-out is an OSError as well
+        raise
     except OSError as error:
         raise StoreError(f"Could not write what batch {batch.batch_id} returned to {path}: {error}") from error
     return len(gone) < len(batch.file_ids), bool(gone)

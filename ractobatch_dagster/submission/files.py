@@ -181,5 +181,5 @@ def parquet_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     with store.open(path) as source:
         try:
             yield pq.ParquetFile(source, pre_buffer=False)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:  # a torn page is an OSError
             raise StoreError(f"{store.uri(path)} is torn or no Parquet file: {error}") from error

@@ -141,7 +141,8 @@ def _named(files: SubmissionFiles, share: PartitionRows, key: str | None) -> pa.
     import pyarrow as pa
 
     columns = [PROMPT, REQUEST_HASH, *([key] if key and key != PROMPT else [])]
-    return pa.Table.from_batches(list(read_rows(files, share.start, share.start + share.rows, columns)))
+    batches = list(read_rows(files, share.start, share.start + share.rows, columns))
+    return pa.Table.from_batches(batches) if batches else pa.table({name: pa.nulls(0) for name in columns})
 
 
 _COMPARED = 200_000

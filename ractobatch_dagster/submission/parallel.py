@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
-from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.errors import ConfigurationError, ProviderError
 from ractobatch_dagster.processes import pool
 
 __all__ = ["Workers"]
@@ -45,9 +46,20 @@ class Workers:
 
     def apart(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Do a piece of work for the processor in another process, if there are any. All it takes is pickled."""
-        if self._processes:
+        if not self._processes:
+            return self.in_turn(work, *args, **kwargs)
+        try:
             return self._pool.submit(work, *args, **kwargs).result()
-        with self._turn:  # several at once would be no quicker, and need as much memory each
+        except BrokenProcessPool as error:
+            self.close()
+            raise ConfigurationError(
+                "A process that makes input files or reads answers was ended from outside, perhaps for want of memory. "
+                "Nothing is lost: run it again, with fewer `processes`."
+            ) from error
+
+    def in_turn(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Do a piece of work for the processor here; several at once would be no quicker, and need as much memory each."""
+        with self._turn:
             return work(*args, **kwargs)
 
     def each(
@@ -56,27 +68,39 @@ class Workers:
         """Do each task; tells what came of it as soon as that is known. A task begins when there is room for it.
 
         Args:
-            work: Does one task. What goes wrong at the provider is a result; anything else is raised.
+            work: Does one task. What goes wrong at the provider is a result. Anything else is raised, as is an
+                interruption of the caller, but only once it is told what came of the tasks under way.
             tasks: What there is to do. Whoever wants to stop ends it, and is still told of what is under way.
         """
-
-        def attempt(task: Task) -> Result | ProviderError:
-            try:
-                return work(task)
-            except ProviderError as error:
-                return error
-
         if self._transfers == 1:
             for task in tasks:
-                yield task, attempt(task)
+                yield task, _attempt(work, task)
             return
         left = iter(tasks)
         with ThreadPoolExecutor(self._transfers, thread_name_prefix="ractobatch") as threads:
             going: dict[Future[Result | ProviderError], Task] = {}
+            problem: BaseException | None = None
             while True:
-                for task in islice(left, self._transfers - len(going)):
-                    going[threads.submit(attempt, task)] = task
+                try:
+                    for task in islice(left, 0 if problem else self._transfers - len(going)):
+                        going[threads.submit(_attempt, work, task)] = task
+                    finished = wait(going, return_when=FIRST_COMPLETED).done
+                except BaseException as error:  # noqa: BLE001 (raised below; what is under way is not lost to it)
+                    problem, finished = problem or error, set()
+                for done in finished:
+                    task = going.pop(done)
+                    if (error_there := done.exception()) is None:
+                        yield task, done.result()
+                    else:
+                        problem = problem or error_there
                 if not going:
-                    return
-                for done in wait(going, return_when=FIRST_COMPLETED).done:
-                    yield going.pop(done), done.result()
+                    break
+            if problem is not None:
+                raise problem
+
+
+def _attempt(work: Callable[[Task], Result], task: Task) -> Result | ProviderError:
+    try:
+        return work(task)
+    except ProviderError as error:
+        return error

@@ -67,10 +67,11 @@ class Known:
         """The hashes of the sources' rows, one source after the other; zeros where a row has no answer of its own."""
         import numpy as np
 
+        known = {state.id for _, state in self._sources}
         for files, state in self._sources:
             answered, row = Answered(files, state, 0, state.sealed), 0
             for batch in read_rows(files, 0, state.sealed, [REQUEST_HASH]):
-                there = _answered(answered.until(row + len(batch)), row, len(batch))
+                there = _answered(answered.until(row + len(batch)), row, len(batch), own=bool(known & set(state.sources)))
                 yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
                 row += len(batch)
 
@@ -100,13 +101,15 @@ class Known:
         self._files.store.take(self._files.known, self._path)
 
 
-def _answered(outcomes: pa.Table, start: int, rows: int) -> np.ndarray:
-    """Which of these rows have an answer."""
+def _answered(outcomes: pa.Table, start: int, rows: int, *, own: bool) -> np.ndarray:
+    """Which of these rows have an answer, or one that is their `own` and not taken over from another source."""
     import numpy as np
     import pyarrow.compute as pc
 
     found = np.zeros(rows, dtype=bool)
-    found[outcomes.filter(pc.equal(outcomes["status"], "ok"))["row"].to_numpy() - start] = True
+    wanted = pc.equal(outcomes["status"], "ok")
+    wanted = pc.and_(wanted, pc.invert(outcomes["reused"])) if own else wanted
+    found[outcomes.filter(wanted)["row"].to_numpy() - start] = True
     return found
 
 

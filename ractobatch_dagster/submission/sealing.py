@@ -97,17 +97,19 @@ def seal_rows(
         rules.check(stream.schema, key)
     schema = _one_schema(streams, rules)
     sealed_schema = pa.schema([*schema, *sealed_fields()])
-    # what is asked is in the hash already
-    told_apart = [name for name in schema.names if name != PROMPT] + [REQUEST_HASH]
     writer, shares = RowsWriter(files, sealed_schema, folder), []
     told = now()
     for key, stream in streams.items():
-        start, digest = writer.rows, Digest(pa.schema([sealed_schema.field(name) for name in told_apart]))
+        start = writer.rows
+        # of the partition as it is, whatever it is submitted with; what is asked is in the hash already
+        others = [name for name in stream.schema.names if name != PROMPT]
+        digest = Digest(pa.schema([*(stream.schema.field(name) for name in others), sealed_fields()[0]]))
         for block in blocks(stream):
             place = writer.rows - start
             check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
-            sealed = _sealed(block.cast(schema), encoder, place, rules.where(key))
-            digest.add(sealed.select(told_apart))
+            sealed = _sealed(_cast(block, schema, rules.where(key)), encoder, place, rules.where(key))
+            columns = [*(block.column(name) for name in others), sealed.column(REQUEST_HASH)]
+            digest.add(pa.RecordBatch.from_arrays(columns, [*others, REQUEST_HASH]))
             writer.add(sealed)
             if now() - told > _TELL_EVERY:
                 told = now()
@@ -128,6 +130,15 @@ def _one_schema(streams: Mapping[str | None, pa.RecordBatchReader], rules: Rules
     except pa.ArrowException as error:
         where = rules.where(None)
         raise InvalidInputError(f"The partitions of {where} have columns of different types: {error}") from error
+
+
+def _cast(block: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    try:
+        return block.cast(schema)
+    except pa.ArrowException as error:
+        raise InvalidInputError(f"{where} does not fit the columns of the other partitions: {error}") from error
 
 
 def _sealed(block: pa.RecordBatch, encoder: Encoder, place: int, where: str) -> pa.RecordBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -56,7 +57,7 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     landed: str | None = None
 
 
-class TableState(msgspec.Struct, frozen=True, kw_only=True):
+class TableState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Every partition of one table that was ever submitted. A submission is open until all its partitions land."""
 
     owner: Owner
@@ -64,7 +65,11 @@ class TableState(msgspec.Struct, frozen=True, kw_only=True):
 
     def partition(self, key: str | None) -> PartitionState | None:
         """The state of one partition, if it was ever submitted."""
-        return next((one for one in self.partitions if one.key == key), None)
+        return self._by_key.get(key)
+
+    @cached_property
+    def _by_key(self) -> dict[str | None, PartitionState]:
+        return {one.key: one for one in self.partitions}
 
     @property
     def open(self) -> dict[str, list[str | None]]:
@@ -167,7 +172,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         return "ended" if self.status is not None and self.status.terminal else "running"
 
 
-class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
+class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All batches that one DataFrame became.
 
     Attributes:
@@ -233,4 +238,8 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True):
 
     def partition(self, key: str | None) -> PartitionRows | None:
         """One partition's share, if the submission holds it."""
-        return next((one for one in self.partitions if one.key == key), None)
+        return self._by_key.get(key)
+
+    @cached_property
+    def _by_key(self) -> dict[str | None, PartitionRows]:
+        return {one.key: one for one in self.partitions}
