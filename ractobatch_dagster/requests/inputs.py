@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,21 +61,23 @@ def _written(
     some: Iterable[pa.RecordBatch], row: int, encoder: Encoder, limits: Limits, path: Callable[[int], Path]
 ) -> Iterator[InputFile]:
     """Write the lines of these blocks, of which the first row has this number."""
-    with ExitStack() as stack:
-        file: _File | None = None
-        number = 0
+    file: _File | None = None
+    number = 0
+    try:
         for block in some:
             rows, escaped = _escaped(block, row)
             row += len(block)
             while rows:
-                file = file or stack.enter_context(_File(path(number), encoder, limits))
+                file = file or _File(path(number), encoder, limits)
                 fits = file.add(rows, escaped)
                 if fits < len(rows):
                     yield file.close()
                     file, number = None, number + 1
                 rows, escaped = rows[fits:], escaped[fits:]
-        if file is not None:
-            yield file.close()
+    finally:
+        finished = file.close() if file is not None else None
+    if finished is not None:
+        yield finished
 
 
 class _File:
@@ -87,12 +88,6 @@ class _File:
         self._target = path.open("wb", buffering=1 << 18)
         self._hashes: list[bytes] = []
         self._requests = self._size = 0
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._target.close()
 
     def add(self, rows: Sequence[int], escaped: Sequence[bytes]) -> int:
         """Append the lines of as many of these rows as fit; how many they are."""
@@ -154,11 +149,11 @@ def _runs(stream: pa.RecordBatchReader, rows: int, folder: Path) -> Iterator[tup
     """Runs of as many rows as one file takes, each in a file: its number, its first row, and where it is."""
     import pyarrow as pa
 
-    schema = pa.schema([stream.schema.field(PROMPT)])
+    schema = pa.schema([(PROMPT, pa.string())])
     run = place = 0
     writer, path = None, folder / "0.arrow"
     for block in blocks(stream):
-        left = block.select([PROMPT])
+        left = block.select([PROMPT]).cast(schema)
         while len(left):
             if writer is None:
                 path = folder / f"{run}.arrow"

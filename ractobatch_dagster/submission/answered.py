@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ractobatch_dagster.results.outcomes import ANSWERED, OUTCOMES
-from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, read_parquet
+from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Answered:
         there = [b for b in state.batches if b.collected and b.start < stop and start < b.stop]
         there.sort(key=lambda batch: (batch.round, batch.number))
         rounds = [list(batches) for _, batches in groupby(there, key=lambda batch: batch.round)]
-        self._streams = [Stream(_known(files)), *(Stream(_results(files, batches)) for batches in rounds)]
+        self._streams = [Stream(_known(files, state, start)), *(Stream(_results(files, batches)) for batches in rounds)]
         self._schema = FINAL()
         self.until(start)
 
@@ -86,10 +86,14 @@ class Stream:
         return pa.concat_tables(found) if found else None
 
 
-def _known(files: SubmissionFiles) -> Iterator[pa.Table]:
-    if files.store.exists(files.known):
-        with parquet_file(files.store, files.known) as file:
-            yield from _tables(file.iter_batches(_READ_ROWS, use_threads=False))
+def _known(files: SubmissionFiles, state: SubmissionState, start: int) -> Iterator[pa.Table]:
+    if state.predecessors:
+        return  # nothing is planned yet
+    with parquet_file(files.store, files.known) as file:
+        told = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+        groups = [group for group, one in enumerate(told) if one.num_rows and one.column(0).statistics.max >= start]
+        if groups:
+            yield from _tables(file.iter_batches(_READ_ROWS, row_groups=groups, use_threads=False))
 
 
 def _results(files: SubmissionFiles, batches: Sequence[BatchState]) -> Iterator[pa.Table]:
@@ -139,13 +143,12 @@ class Copies:
         import numpy as np
         import pyarrow as pa
 
-        self._rows = self._firsts = np.empty(0, dtype=np.int64)
         self._copied = FINAL().empty_table()
-        copies = read_parquet(files.store, files.copies)
-        if copies is not None:
-            rows = copies["row"].to_numpy()
-            low, high = np.searchsorted(rows, [start, stop])
-            self._rows, self._firsts = rows[low:high], copies["first"].to_numpy()[low:high]
+        with parquet_file(files.store, files.copies) as file:
+            copies = file.read(use_threads=False)
+        rows = copies["row"].to_numpy()
+        low, high = np.searchsorted(rows, [start, stop])
+        self._rows, self._firsts = rows[low:high], copies["first"].to_numpy()[low:high]
         if len(self._rows):
             wanted = np.unique(self._firsts)
             answered = Answered(files, state, int(wanted[0]), int(wanted[-1]) + 1)

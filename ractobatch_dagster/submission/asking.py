@@ -16,7 +16,7 @@ from ractobatch_dagster.requests.cut import Cut, Limits, cut
 from ractobatch_dagster.requests.encode import Encoder
 from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.requests.hashes import from_binary, repeats
-from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, read_parquet, write_parquet
+from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, write_parquet
 from ractobatch_dagster.submission.reusing import Known
 from ractobatch_dagster.submission.rows import PROMPT_BYTES, read_rows
 from ractobatch_dagster.submission.state import BatchState
@@ -92,17 +92,16 @@ class Asking:
         rows, firsts = repeats(self.hashes, self.rows) if dedupe else (_none(), _none())
         write_parquet(self._files.store, self._files.copies, pa.table({"row": rows, "first": firsts}))
 
-    def plan(self, known: Known, limits: Limits, folder: Path, round_: int = 0) -> tuple[BatchState, ...]:
+    def plan(self, known: Known, limits: Limits, folder: Path) -> tuple[BatchState, ...]:
         """Write down what needs no asking, and cut the rest into batches.
 
         Args:
             known: Answers that were paid for before.
             limits: What a batch may hold.
             folder: Where files are made before they go into the store.
-            round_: The round that the batches belong to.
         """
-        copies = read_parquet(self._files.store, self._files.copies, ["row"])
-        copied = copies["row"].to_numpy() if copies is not None else _none()
+        with parquet_file(self._files.store, self._files.copies) as file:
+            copied = file.read(columns=["row"], use_threads=False)["row"].to_numpy()
         taken = known.take(lambda: _without(self._sealed(), copied), self.rows)
 
         def left() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -113,7 +112,7 @@ class Asking:
                 asked &= sizes <= limits.max_bytes
                 yield rows[asked], sizes[asked]
 
-        planned = plan_batches(self._files, cut(left(), limits), folder, round_=round_, first=0)
+        planned = plan_batches(self._files, cut(left(), limits), folder, round_=0, first=0)
         known.store(self.rows)
         return planned
 

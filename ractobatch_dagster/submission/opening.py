@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ractobatch_dagster.errors import InvalidInputError
+from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.encode import Encoder, request_hash
@@ -132,8 +132,8 @@ def open_submission(
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         try:
             shares = seal_rows(files, frames, terms.rules, encoder, Path(folder), now, progress)
-        except InvalidInputError:
-            table.store.delete(files.prefix)
+        except Exception as error:  # the user's own generator may raise anything
+            _forget(files, error)
             raise
         write_encoder(files, encoder)
         sealing = _Sealing(table, owner, files, encoder, terms, shares, created_at, Path(folder))
@@ -141,6 +141,14 @@ def open_submission(
             opened = sealing.open(progress)
             if opened is not None:
                 return opened
+
+
+def _forget(files: SubmissionFiles, why: Exception) -> None:
+    """Delete what was sealed in vain."""
+    try:
+        files.store.delete(files.prefix)
+    except StoreError as error:
+        why.add_note(f"What was sealed in vain stays: {error}")
 
 
 @dataclass(frozen=True, slots=True)

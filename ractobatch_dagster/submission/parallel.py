@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cached_property
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
@@ -34,22 +33,25 @@ class Workers:
         self._transfers = transfers
         self._processes = processes
         self._turn = threading.Lock()
-
-    @cached_property
-    def _pool(self) -> ProcessPoolExecutor:
-        return pool(self._processes)
+        self._started: ProcessPoolExecutor | None = None
+        self._starting = threading.Lock()
 
     def close(self) -> None:
         """End the processes, if any were started; the next piece of work would start others."""
-        if (started := self.__dict__.pop("_pool", None)) is not None:
+        with self._starting:
+            started, self._started = self._started, None
+        if started is not None:
             started.shutdown()
 
     def apart(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Do a piece of work for the processor in another process, if there are any. All it takes is pickled."""
         if not self._processes:
             return self.in_turn(work, *args, **kwargs)
+        with self._starting:
+            self._started = self._started or pool(self._processes)
+            workers = self._started
         try:
-            return self._pool.submit(work, *args, **kwargs).result()
+            return workers.submit(work, *args, **kwargs).result()
         except BrokenProcessPool as error:
             self.close()
             raise ConfigurationError(
@@ -58,7 +60,7 @@ class Workers:
             ) from error
 
     def in_turn(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Do a piece of work for the processor here; several at once would be no quicker, and need as much memory each."""
+        """Do a piece of work here, one after the other: several at once are no quicker and need as much memory each."""
         with self._turn:
             return work(*args, **kwargs)
 
@@ -84,6 +86,8 @@ class Workers:
                 try:
                     for task in islice(left, 0 if problem else self._transfers - len(going)):
                         going[threads.submit(_attempt, work, task)] = task
+                    if not going:
+                        break
                     finished = wait(going, return_when=FIRST_COMPLETED).done
                 except BaseException as error:  # noqa: BLE001 (raised below; what is under way is not lost to it)
                     problem, finished = problem or error, set()
@@ -93,8 +97,6 @@ class Workers:
                         yield task, done.result()
                     else:
                         problem = problem or error_there
-                if not going:
-                    break
             if problem is not None:
                 raise problem
 

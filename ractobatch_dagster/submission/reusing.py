@@ -37,7 +37,9 @@ class Known:
 
     def __init__(self, files: SubmissionFiles, sources: Sequence[SubmissionFiles], folder: Path) -> None:
         self._files = files
-        self._sources = [(source, source.state()) for source in sources]
+        # what somebody deleted wholly cannot be taken over, and is no reason not to go on
+        there = [source for source in sources if source.log.load() is not None and files.store.exists(source.rows(0))]
+        self._sources = [(source, source.state()) for source in there]
         self._path = folder / "known.parquet"
         self._refused: list[dict[str, Any]] = []
         self._taken: list[tuple[np.ndarray, np.ndarray]] = []  # by source: our rows, and theirs
@@ -70,8 +72,9 @@ class Known:
         known = {state.id for _, state in self._sources}
         for files, state in self._sources:
             answered, row = Answered(files, state, 0, state.sealed), 0
+            own = bool(known & set(state.sources))  # what it took over is told of by its own source
             for batch in read_rows(files, 0, state.sealed, [REQUEST_HASH]):
-                there = _answered(answered.until(row + len(batch)), row, len(batch), own=bool(known & set(state.sources)))
+                there = _answered(answered.until(row + len(batch)), row, len(batch), own=own)
                 yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
                 row += len(batch)
 

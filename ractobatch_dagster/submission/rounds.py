@@ -34,7 +34,8 @@ def settle(
     files: SubmissionFiles, state: SubmissionState, limits: Limits, log: Callable[[str], None]
 ) -> SubmissionState:
     """Rows worth asking again go on as the next round; otherwise the outcomes are final."""
-    left = {b.number: _closed(files, b) for b in state.batches if not b.collected}
+    open_ = {b.number: b for b in state.batches if not b.collected}
+    left = {number: _closed(files, batch) for number, batch in open_.items()}
     state = state.with_batches(left)
     for what, count in _anomalies(state).items():
         log(f"{count} {what} in the provider's files; they are kept in {files.store.uri(files.odd_lines)}")
@@ -43,10 +44,15 @@ def settle(
         again = sum(batch.requests for batch in planned)
         log(f"round {state.round + 1}: {again:,} of {state.requests:,} requests are asked again")
         return files.replace(lambda newest: _extended(state, newest, planned))
-    return files.replace(lambda newest: {} if newest.collected else _finished(newest, state, left))
+    return files.replace(lambda newest: _finished(newest, state, open_, left))
 
 
-def _finished(newest: SubmissionState, state: SubmissionState, left: dict[int, BatchState]) -> dict[str, Any]:
+def _finished(
+    newest: SubmissionState, state: SubmissionState, open_: dict[int, BatchState], left: dict[int, BatchState]
+) -> dict[str, Any]:
+    # a batch that was found meanwhile, although it was to be no more, is waited for
+    if newest.collected or any(open_.get(batch.number, batch) != batch for batch in newest.batches):
+        return {}
     return {"collected": True, "anomalies": _anomalies(state), "batches": newest.with_batches(left).batches}
 
 

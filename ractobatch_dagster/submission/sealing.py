@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,21 +97,18 @@ def seal_rows(
     streams = {key: open_frame(frame, what=rules.where(key)) for key, frame in frames.items()}
     for key, stream in streams.items():
         rules.check(stream.schema, key)
-    schema = _one_schema(streams, rules)
-    sealed_schema = pa.schema([*schema, *sealed_fields()])
-    writer, shares = RowsWriter(files, sealed_schema, folder), []
+    begun = {key: _begun(stream) for key, stream in streams.items()}
+    telling = [stream.schema for stream, rows in begun.values() if rows]
+    schema = _one_schema(telling or [stream.schema for stream in streams.values()][:1], rules)
+    writer, shares = RowsWriter(files, pa.schema([*schema, *sealed_fields()]), folder), []
     told = now()
-    for key, stream in streams.items():
-        start = writer.rows
-        # of the partition as it is, whatever it is submitted with; what is asked is in the hash already
-        others = [name for name in stream.schema.names if name != PROMPT]
-        digest = Digest(pa.schema([*(stream.schema.field(name) for name in others), sealed_fields()[0]]))
+    for key, (stream, _) in begun.items():
+        start, digest = writer.rows, Digest(_told_apart(stream.schema))
         for block in blocks(stream):
             place = writer.rows - start
             check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
             sealed = _sealed(_cast(block, schema, rules.where(key)), encoder, place, rules.where(key))
-            columns = [*(block.column(name) for name in others), sealed.column(REQUEST_HASH)]
-            digest.add(pa.RecordBatch.from_arrays(columns, [*others, REQUEST_HASH]))
+            digest.add(block.append_column(REQUEST_HASH, sealed.column(REQUEST_HASH)).drop_columns([PROMPT]))
             writer.add(sealed)
             if now() - told > _TELL_EVERY:
                 told = now()
@@ -121,15 +120,41 @@ def seal_rows(
     return shares
 
 
-def _one_schema(streams: Mapping[str | None, pa.RecordBatchReader], rules: Rules) -> pa.Schema:
-    """The columns of all partitions; one that is all null somewhere has the type that it has elsewhere."""
+def _begun(stream: pa.RecordBatchReader) -> tuple[pa.RecordBatchReader, bool]:
+    """The stream, and whether it has rows: where it has none, the types of its columns mean nothing."""
     import pyarrow as pa
 
+    for batch in stream:
+        if len(batch):
+            return pa.RecordBatchReader.from_batches(stream.schema, chain([batch], stream)), True
+    return stream, False
+
+
+def _told_apart(schema: pa.Schema) -> pa.Schema:
+    """What makes rows others than before: the columns of the partition as it is, whatever it is submitted with.
+
+    What is asked is in the hash already.
+    """
+    return schema.append(sealed_fields()[0]).remove(schema.get_field_index(PROMPT))
+
+
+def _one_schema(schemas: Sequence[pa.Schema], rules: Rules) -> pa.Schema:
+    """The columns of all partitions; one that is all null somewhere has the type that it has elsewhere."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = rules.where(None)
     try:
-        return pa.unify_schemas([stream.schema for stream in streams.values()], promote_options="permissive")
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
     except pa.ArrowException as error:
-        where = rules.where(None)
         raise InvalidInputError(f"The partitions of {where} have columns of different types: {error}") from error
+    for field in schema:
+        try:
+            pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+        except pa.ArrowException as error:
+            kind = f"column {field.name!r} of type {field.type}"
+            raise InvalidInputError(f"{where}: {kind} cannot be stored as Parquet: {error}") from error
+    return schema
 
 
 def _cast(block: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ractobatch_dagster.errors import InvalidInputError, ProviderError, StoreError
+from ractobatch_dagster.errors import InvalidInputError, ProviderError, StoreError, SubmissionConflictError
 from ractobatch_dagster.local import CallFault, Faults
 from ractobatch_dagster.processes import pool
 from ractobatch_dagster.requests.body import RequestTemplate
@@ -205,6 +205,58 @@ def test_one_upload_that_is_refused_stops_no_other(bench: Bench) -> None:
     with pytest.raises(ProviderError, match="not this one"):
         engine.advance(files, steps={Upload})
     assert sum(batch.stage == "uploaded" for batch in files.state().batches) == 3
+
+
+@pytest.mark.parametrize("other", [[1.5, None], [], ["x", "y"]], ids=["floats", "empty", "text"])
+def test_a_partition_is_the_same_whatever_it_is_submitted_with(bench: Bench, other: list[Any]) -> None:
+    """Its types beside another partition's do not make its rows others: by itself it is gone on with."""
+    one = frame("a", "b").assign(note=[1, 2] if other != ["x", "y"] else [None, None])
+    two = pd.DataFrame({"number": range(len(other)), "user_message": ["c"] * len(other), "note": other})
+    both = opened(bench, {"one": one, "two": two})
+    assert opened(bench, {"one": one}).submissions["one"] == both.submissions["one"]
+
+
+def test_values_that_do_not_fit_together_are_refused(bench: Bench) -> None:
+    """A number that the other partition's type cannot hold, or a type that no Parquet file has, is bad input."""
+    large, halves = frame("a").assign(note=[2**60 + 1]), frame("b").assign(note=[1.5])
+    with pytest.raises(InvalidInputError, match="does not fit the columns of the other partitions"):
+        opened(bench, {"one": large, "two": halves})
+    nothing = pa.array([{}], pa.struct([]))
+    with pytest.raises(InvalidInputError, match="column 'empty' of type struct<> cannot be stored"):
+        opened(bench, {None: pa.table({"user_message": ["a"], "empty": nothing})})
+    assert bench.store.folders("submissions/answers") == []
+
+
+def test_a_partition_without_rows_may_meet_one_with_rows(bench: Bench) -> None:
+    """What changed is told, or replaced, as with any other rows."""
+    first = opened(bench, {"one": frame(*sums([1])), "two": frame()})
+    bench.engine().advance(bench.table.submission(first.submissions["one"]), steps=SUBMIT)
+    with pytest.raises(SubmissionConflictError):
+        opened(bench, {"one": frame(*sums([1])), "two": frame("new")})
+    assert opened(bench, {"one": frame(*sums([1])), "two": frame("new")}, on_change="replace").replaced
+
+
+def test_a_sample_goes_to_one_row_only(bench: Bench) -> None:
+    """Without `dedupe` an answer that two submissions know of is still one sample."""
+    one = opened(bench, {None: frame("hi")}, dedupe=False)
+    bench.finish(bench.table.submission(one.submissions[None]))
+    bench.land()
+    opened(bench, {None: frame("hi", "other")}, dedupe=False)
+    third = opened(bench, {None: frame("hi", "hi", "other")}, dedupe=False)
+    assert third.withdrawn
+    assert bench.table.submission(third.submissions[None]).state().requests == 2
+
+
+def test_a_torn_file_of_rows_says_so(bench: Bench) -> None:
+    """Whatever Arrow makes of damaged bytes, it is an error that names the file."""
+    files = bench.table.submission(opened(bench, {None: frame(*sums(list(range(50))))}).submissions[None])
+    path = Path(bench.store.uri(files.rows(0)))
+    data = bytearray(path.read_bytes())
+    for place in range(10, len(data) // 2):
+        data[place] ^= 0x5A
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="00000"):
+        list(read_rows(files, 0, 7))
 
 
 def test_pieces_of_the_work(bench: Bench) -> None:
