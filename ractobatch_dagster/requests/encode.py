@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +14,7 @@ from ractobatch_dagster.errors import InvalidInputError
 if TYPE_CHECKING:
     from ractobatch_dagster.requests.body import RequestTemplate
 
-__all__ = ["Encoder", "custom_id", "encode_line", "escape", "request_hash"]
+__all__ = ["Encoder", "custom_id", "encode_line", "escape", "escape_all", "request_hash"]
 
 _BREAKS = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 """Line breaks to some readers; legal in JSON, but escaped they break nobody's."""
@@ -140,9 +140,27 @@ def escape(text: str) -> bytes:
         escaped = _encode(text)
     except UnicodeEncodeError as error:
         raise _half_a_character(error) from error
+    return _unbroken(escaped) if _has_breaks(text) else escaped
+
+
+def escape_all(texts: Sequence[str]) -> list[bytes]:
+    """`escape` for some hundred texts at once, which is quicker.
+
+    Raises:
+        InvalidInputError: As `escape`, without saying which.
+    """
+    try:
+        escaped = list(map(_encode, texts))
+    except UnicodeEncodeError as error:
+        raise _half_a_character(error) from error
+    if _has_breaks("".join(texts)):
+        return [_unbroken(one) if _has_breaks(text) else one for text, one in zip(texts, escaped, strict=True)]
+    return escaped
+
+
+def _has_breaks(text: str) -> bool:
     # looked for in the text, where one character is found many times faster than its bytes are
-    broken = not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text)
-    return _unbroken(escaped) if broken else escaped
+    return not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.processes import pool
 from ractobatch_dagster.requests.cut import Limits
-from ractobatch_dagster.requests.encode import Encoder, custom_id, escape
+from ractobatch_dagster.requests.encode import Encoder, custom_id, escape_all
 from ractobatch_dagster.requests.frame import PROMPT, blocks, open_frame
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def write_inputs(
     Raises:
         InvalidInputError: A row cannot be sent.
     """
+    if type(frame).__module__.startswith(("pandas", "polars")) and PROMPT in frame.columns:
+        frame = frame[[PROMPT]]  # nothing else is needed
     stream = open_frame(frame)
     if PROMPT not in stream.schema.names:
         raise InvalidInputError(f"The frame has no column {PROMPT!r}; its columns are {stream.schema.names}.")
@@ -122,13 +124,11 @@ def _escaped(block: pa.RecordBatch, row: int) -> tuple[list[int], list[bytes]]:
 
     prompts = block.column(PROMPT).cast(pa.string()).to_pylist()
     rows = [number for number, prompt in enumerate(prompts, start=row) if prompt and not prompt.isspace()]
-    escaped = []
-    for number in rows:
-        try:
-            escaped.append(escape(prompts[number - row]))
-        except InvalidInputError as error:
-            raise InvalidInputError(f"the frame: row {number}: {error}", row=number) from error
-    return rows, escaped
+    asked = prompts if len(rows) == len(prompts) else [prompts[number - row] for number in rows]
+    try:
+        return rows, escape_all(asked)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the frame, rows {row} to {row + len(block) - 1}: {error}", row=row) from error
 
 
 def _spread(

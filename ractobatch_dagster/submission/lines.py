@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from ractobatch_dagster.errors import StoreError
-from ractobatch_dagster.requests.encode import Encoder, custom_id, escape
+from ractobatch_dagster.requests.encode import Encoder, custom_id, escape, escape_all
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.submission.asking import AskedRows, asked_rows
 from ractobatch_dagster.submission.files import SubmissionFiles
@@ -92,7 +92,7 @@ def _picked(asked: AskedRows, block: pa.RecordBatch, first: int) -> tuple[list[i
 def _lines(encoder: Encoder, asked: AskedRows, rows: list[int], texts: list[str]) -> bytes:
     if asked.answers:
         return b"".join(_line(encoder, asked, row, text) for row, text in zip(rows, texts, strict=True))
-    return encoder.lines(rows, map(escape, texts))
+    return encoder.lines(rows, escape_all(texts))
 
 
 def _line(encoder: Encoder, asked: AskedRows, row: int, text: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.checks import Digest, check_block, check_schema, key_hashes
-from ractobatch_dagster.requests.encode import Encoder, escape
+from ractobatch_dagster.requests.encode import Encoder, escape, escape_all
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
 from ractobatch_dagster.requests.hashes import repeats, to_binary
 from ractobatch_dagster.submission.files import SubmissionFiles
@@ -174,7 +174,9 @@ def _sealed(block: pa.RecordBatch, encoder: Encoder, place: int, where: str) -> 
     prompts = block.column(PROMPT).cast(pa.string()).to_pylist()
     asked = [bool(prompt) and not prompt.isspace() for prompt in prompts]
     try:
-        escaped = [escape(prompt) if there else b"" for prompt, there in zip(prompts, asked, strict=True)]
+        escaped = escape_all(
+            prompts if all(asked) else [p if there else "" for p, there in zip(prompts, asked, strict=True)]
+        )
     except InvalidInputError:
         raise _first_unfit(prompts, place, where) from None
     hashes = np.frombuffer(b"".join(encoder.hashes(escaped)), np.uint64).reshape(-1, 2)
@@ -182,7 +184,7 @@ def _sealed(block: pa.RecordBatch, encoder: Encoder, place: int, where: str) -> 
         hashes = np.where(np.array(asked)[:, None], hashes, np.uint64(0))
     fields = sealed_fields()
     return pa.RecordBatch.from_arrays(
-        [*block.columns, to_binary(hashes), pa.array(map(len, escaped), fields[1].type)],
+        [*block.columns, to_binary(hashes), pa.array([len(one) for one in escaped], fields[1].type)],
         schema=pa.schema([*block.schema, *fields]),
     )
 
