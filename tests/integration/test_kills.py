@@ -31,7 +31,7 @@ def submitted(world: World) -> None:
 
 
 MOMENTS: dict[str, Callable[[World], object]] = {
-    "rows are sealed": lambda world: world.objects("*/rows.parquet"),
+    "rows are sealed": lambda world: world.objects("*/rows/*.parquet"),
     "it is open": lambda world: world.objects("log/*.json.gz"),
     "its second commit": lambda world: world.objects("2*/log/00000001.json.gz"),
     "its third commit": lambda world: world.objects("2*/log/00000002.json.gz"),
@@ -68,7 +68,7 @@ def test_two_submission_runs_of_the_same_partitions_meet(world: World, seed: int
     """Both at once, and one of them killed at some moment: one submission, each question asked once."""
     world.serve()
     runs = [world.submit(), world.submit()]
-    wait_for(lambda: world.objects("*/rows.parquet"), world.explain)
+    wait_for(lambda: world.objects("*/rows/*.parquet"), world.explain)
     time.sleep(random.Random(seed).uniform(0, 0.3))
     kill(runs[seed % 2])
     assert runs[1 - seed % 2].wait(120) == 0, world.log("submit")

@@ -82,7 +82,7 @@ def goes_on(materialise: Callable[..., tuple[bool, str]], folder: Path) -> None:
     [
         (5, "store/probe"),
         (1_000, "temp/"),
-        (2_000, "rows.parquet"),
+        (2_000, "temp/"),
         (4_000, "temp/"),
         (7_000, "tables/waiting.parquet"),
     ],
