@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -136,7 +136,8 @@ class Store:
         with self._doing("open", path):
             if self.local_path is not None:
                 return (self.local_path / path).open("rb")
-            return io.BufferedReader(_Reader(obstore.open_reader(self._store, path)), _BUFFER)
+            reader = obstore.open_reader(self._store, path)
+            return io.BufferedReader(_Reader(reader, lambda: self._doing("read", path)), _BUFFER)
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """The object's bytes as a stream of chunks."""
@@ -344,8 +345,9 @@ def _split(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
 class _Reader(io.RawIOBase):
     """obstore's reader as a file that Python's own libraries take."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, doing: Callable[[], AbstractContextManager[None]]) -> None:
         self._reader = reader
+        self._doing = doing
 
     def readable(self) -> bool:
         return True
@@ -354,7 +356,8 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = memoryview(self._reader.read(len(buffer)))
+        with self._doing():
+            data = memoryview(self._reader.read(len(buffer)))
         buffer[: len(data)] = data
         return len(data)
 

@@ -84,7 +84,7 @@ def goes_on(materialise: Callable[..., tuple[bool, str]], folder: Path) -> None:
         (1_000, "temp/"),
         (2_000, "temp/"),
         (4_000, "temp/"),
-        (7_000, "tables/waiting.parquet"),
+        (7_000, "temp/"),
     ],
 )
 def test_a_file_that_cannot_grow_is_said_and_survived(
