@@ -104,7 +104,7 @@ class Collect:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Every batch is collected: decode, and write the next round's files or the final outcomes."""
+    """Every batch is collected: plan the next round, or make the outcomes final."""
 
 
 Step = Absorb | Resolve | Upload | Create | Cancel | Poll | Collect | Settle
