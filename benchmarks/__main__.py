@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="where the peers' environments are")
     parser.add_argument("--results", type=Path, default=_HERE / "results.json", help="what was measured")
     parser.add_argument("--readme", type=Path, default=_HERE / "README.md", help="where the report goes")
+    parser.add_argument("--note", help="what else whoever reads the report should know of the run")
     given = parser.parse_args()
     for path in (given.results, given.readme):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,9 @@ def main() -> None:
                 print(f"== {name}", file=sys.stderr)
                 results[name] = _measured(_STEPS[name][given.quick], data, given.peers)
                 given.results.write_text(json.dumps(results, indent=1) + "\n")
+    if given.note is not None:
+        results["note"] = given.note
+        given.results.write_text(json.dumps(results, indent=1) + "\n")
     given.readme.write_text(report(results))
 
 

@@ -41,8 +41,9 @@ _CLIENTS = {
 def report(results: Results) -> str:
     """The page."""
     quick = "\n\n**These are the numbers of a quick run: the sizes are too small to mean anything.**"
+    note = f" {results['note']}" if results.get("note") else ""
     parts = [
-        _HEAD.format(quick=quick if results.get("quick") else "", machine=_machine(results.get("machine", {}))),
+        _HEAD.format(quick=quick if results.get("quick") else "", machine=_machine(results.get("machine", {})) + note),
         _goals(results),
     ]
     for title, render, names in _SECTIONS:
