@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,12 +131,9 @@ def open_submission(
     files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
     encoder = Encoder.of(terms.provider, terms.template)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-        try:
+        with _forgotten_on_failure(files):
             shares = seal_rows(files, frames, terms.rules, encoder, Path(folder), now, progress)
-        except Exception as error:  # the user's own generator may raise anything
-            _forget(files, error)
-            raise
-        write_encoder(files, encoder)
+            write_encoder(files, encoder)
         sealing = _Sealing(table, owner, files, encoder, terms, shares, created_at, Path(folder))
         while True:
             opened = sealing.open(progress)
@@ -143,12 +141,17 @@ def open_submission(
                 return opened
 
 
-def _forget(files: SubmissionFiles, why: Exception) -> None:
-    """Delete what was sealed in vain."""
+@contextmanager
+def _forgotten_on_failure(files: SubmissionFiles) -> Iterator[None]:
+    """Delete what was sealed where something goes wrong inside, which is before anybody can know of it."""
     try:
-        files.store.delete(files.prefix)
-    except StoreError as error:
-        why.add_note(f"What was sealed in vain stays: {error}")
+        yield
+    except BaseException as why:  # the user's own generator may raise anything, and runs are interrupted
+        try:
+            files.store.delete(files.prefix)
+        except StoreError as error:
+            why.add_note(f"What was sealed in vain stays: {error}")
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +171,19 @@ class _Sealing:
         """Open a submission for what is not open already; `None` if another run was quicker, and all is to be seen
         again."""
         table, files = self.table, self.files
-        version = table.log.load()
-        state = version.state if version else TableState(owner=self.owner)
-        met = meet(table, state, files, self.shares, self.terms, progress)
-        fresh = [share for share in self.shares if share.key not in met.attached]
-        attached = tuple(sorted(set(met.attached.values())))
-        if not fresh:
-            table.store.delete(files.prefix)
-            return Opened(dict(met.attached), None, attached)
-        sealed = self._planned(fresh, state, met, progress)
-        files.log.update(lambda _: sealed)  # nobody looks here before the table's log tells of it
-        if not all(withdraw(table.submission(id_)) for id_ in met.giving_way):
-            return None  # one of them was created meanwhile
+        with _forgotten_on_failure(files):
+            version = table.log.load()
+            state = version.state if version else TableState(owner=self.owner)
+            met = meet(table, state, files, self.shares, self.terms, progress)
+            fresh = [share for share in self.shares if share.key not in met.attached]
+            attached = tuple(sorted(set(met.attached.values())))
+            if not fresh:
+                table.store.delete(files.prefix)
+                return Opened(dict(met.attached), None, attached)
+            sealed = self._planned(fresh, state, met, progress)
+            files.log.update(lambda _: sealed)  # nobody looks here before the table's log tells of it
+            if not all(withdraw(table.submission(id_)) for id_ in met.giving_way):
+                return None  # one of them was created meanwhile
         opened = {
             one.key: PartitionState(
                 key=one.key, submission=sealed.id, digest=one.digest, landed=_landed(state, one.key)
@@ -187,6 +191,7 @@ class _Sealing:
             for one in fresh
         }
         kept = tuple(one for one in state.partitions if one.key not in opened)
+        # where this fails it may have been written all the same: what was sealed stays
         if table.log.commit(version, TableState(owner=self.owner, partitions=(*kept, *opened.values()))) is None:
             progress("another run opened a submission at the same moment; looking again")
             return None

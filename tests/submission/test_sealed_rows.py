@@ -122,6 +122,23 @@ def test_attaching_leaves_nothing_behind(bench: Bench) -> None:
     assert bench.store.folders("submissions/answers") == before
 
 
+def test_what_is_refused_or_interrupted_leaves_nothing_behind(bench: Bench) -> None:
+    """Nor does a conflict with what is open, however often it is tried, or a run that is ended while it seals."""
+
+    def interrupted() -> Iterator[pd.DataFrame]:
+        yield frame(*sums(list(range(20))))
+        raise KeyboardInterrupt
+
+    first = opened(bench, {None: frame("a")})
+    bench.engine().advance(bench.table.submission(first.submissions[None]), steps=SUBMIT)
+    before = bench.store.folders("submissions/answers")
+    with pytest.raises(SubmissionConflictError):
+        opened(bench, {None: frame("b")})
+    with pytest.raises(KeyboardInterrupt):
+        opened(bench, {None: interrupted()})
+    assert bench.store.folders("submissions/answers") == before
+
+
 def test_a_row_that_no_file_can_hold_fails_alone(bench: Bench) -> None:
     """It is not sent and says why; the others are asked."""
     limits = Limits(max_requests=10, max_bytes=2_000)
