@@ -131,7 +131,7 @@ def _download(provider: Provider, batch: BatchState, path: Path, log: Callable[[
                 log(f"batch {batch.number}: downloaded {file_id}, {size / 1e6:.1f} MB")
     except ProviderError:  # a time-out is an OSError as well
         raise
-    except OSError as error:
+    except (OSError, StoreError) as error:
         raise StoreError(f"Could not write what batch {batch.batch_id} returned to {path}: {error}") from error
     return len(gone) < len(batch.file_ids), bool(gone)
 
