@@ -155,7 +155,8 @@ def key_hashes(block: pa.RecordBatch, key: str) -> npt.NDArray[np.uint64]:
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.uint8())
     if pa.types.is_floating(values.type):
-        floats = values.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
+        with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+            floats = values.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
         floats[np.isnan(floats)] = np.nan
         halves = _mixed(floats.view(np.uint64))
     elif pa.types.is_primitive(values.type) and values.type.bit_width <= 64:
