@@ -107,7 +107,7 @@ def test_the_daemon_is_killed_with_all_that_it_started(world: World, moment: str
     world.audit()
 
 
-@pytest.mark.parametrize("moment", ["as it starts", "responses/*", "results*"])
+@pytest.mark.parametrize("moment", ["as it starts", "responses/*", "results/*"])
 def test_the_table_run_is_killed(world: World, moment: str) -> None:
     """Dagster sees that the process is gone and fails the run, and the sensor asks for another."""
     world.serve()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -81,10 +82,9 @@ def goes_on(materialise: Callable[..., tuple[bool, str]], folder: Path) -> None:
     ("most", "what"),
     [
         (5, "store/probe"),
-        (1_000, "temp/"),
-        (2_000, "temp/"),
-        (4_000, "temp/"),
-        (7_000, "temp/"),
+        (1_000, "rows.parquet"),
+        (5_000, "answers.jsonl"),
+        (10_000, "where a table is made"),
     ],
 )
 def test_a_file_that_cannot_grow_is_said_and_survived(
@@ -101,26 +101,67 @@ def test_a_file_that_cannot_grow_is_said_and_survived(
     goes_on(materialise, tmp_path)
 
 
-@pytest.mark.parametrize("pages", [3, 9, 13, 19, 31])
+SEALING = ("encoder.json", "copies.parquet", "/asked/", "known.parquet", "/log/00000000.json.gz")
+
+
+@pytest.mark.parametrize(
+    ("pages", "what"),
+    [
+        *enumerate(SEALING, start=2),
+        (7, "submissions/waiting/log/00000000.json.gz"),
+        (9, "/log/00000002.json.gz"),
+        (13, ""),
+        (35, "tables/waiting.parquet"),
+    ],
+    ids=lambda value: f"{value}" if isinstance(value, int) else value.strip("/").replace("/", "-") or "collecting",
+)
 def test_a_full_disk_is_said_and_survived(
-    materialise: Callable[..., tuple[bool, str]], tmp_path: Path, pages: int
+    materialise: Callable[..., tuple[bool, str]], tmp_path: Path, pages: int, what: str
 ) -> None:
-    """Room for so many files of the store: sealing fails, or opening, recording creates, downloading, closing."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * 4}k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk takes more rights")
-    try:
+    """Room for so many files of the store: sealing fails, or opening, recording, collecting, storing the table.
+
+    What was sealed does not stay where it was not opened.
+    """
+    with small_disk(tmp_path / "disk", pages) as grow:
         well, said = materialise()
         assert not well
         error = next((line for line in said.splitlines() if "StoreError" in line), said)
-        assert f"Could not write {disk}/" in error
+        assert f"Could not write {tmp_path}/disk/" in error
+        assert what in error
         assert "No space left on device" in error
-        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        if what in SEALING:
+            assert Store(tmp_path / "disk" / "store").folders("submissions/waiting") == []
+        grow()
         goes_on(materialise, tmp_path)
+
+
+def test_a_full_temporary_folder_is_said_and_survived(
+    materialise: Callable[..., tuple[bool, str]], tmp_path: Path
+) -> None:
+    """Room for the input file of one batch, where several are uploaded at once; those that went up are recorded."""
+    with small_disk(tmp_path / "temp", 1) as grow:
+        well, said = materialise()
+        assert not well
+        error = next((line for line in said.splitlines() if "StoreError" in line), said)
+        assert f"Could not write {tmp_path}/temp/" in error
+        assert "input.jsonl" in error
+        assert "No space left on device" in error
+        assert list((tmp_path / "temp").iterdir()) == []
+        grow()
+        goes_on(materialise, tmp_path)
+
+
+@contextmanager
+def small_disk(path: Path, pages: int) -> Iterator[Callable[[], object]]:
+    """A disk of so many pages at this path, and what makes it large."""
+    path.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * 4}k", "tmpfs", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes more rights")
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=8m", str(path)], check=True)
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", str(path)], check=True)
 
 
 MOMENTS: dict[str, Callable[[LocalServer, Store], object]] = {
