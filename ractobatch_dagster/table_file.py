@@ -48,7 +48,8 @@ def write_table_file(path: Path, schema: pa.Schema, blocks: Iterable[pa.Table | 
         with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
 
             def write() -> None:
-                group = pa.concat_tables(waiting)
+                # with one dictionary for the group, as a second one would make the rest of the column plain
+                group = pa.concat_tables(waiting).unify_dictionaries()
                 writer.write_table(group, row_group_size=max(len(group), 1))
 
             for block in blocks:
@@ -58,6 +59,8 @@ def write_table_file(path: Path, schema: pa.Schema, blocks: Iterable[pa.Table | 
                 if held >= _GROUP_ROWS or weight >= _GROUP_BYTES:
                     write()
                     waiting, held, weight = [], 0, 0
+            if not rows:  # a file without any row group is none to some versions of Arrow
+                waiting = [schema.empty_table()]
             if waiting:
                 write()
     except OSError as error:

@@ -9,6 +9,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ractobatch_dagster import ParquetIOManager
@@ -254,6 +255,18 @@ def test_a_table_file_is_moved_into_the_store(tmp_path: Path) -> None:
     assert event.metadata["dagster/row_count"].value == made[0].rows == 3_000
     assert not made[0].path.exists()
     assert pl.read_parquet(tmp_path / "root" / "tables" / "filed.parquet")["n"].to_list() == list(range(3_000))
+
+
+def test_blocks_with_words_of_their_own_share_a_dictionary(tmp_path: Path) -> None:
+    """A row group of many blocks takes no more room than if it had come as one."""
+    words = [[f"word {(number * step) % 40}" for number in range(1_000)] for step in range(1, 20)]
+    blocks = [pa.table({"word": pa.array(some).dictionary_encode()}) for some in words]
+    sizes = []
+    for given in (blocks, [pa.concat_tables(blocks).unify_dictionaries().combine_chunks()]):
+        made = write_table_file(tmp_path / f"{len(given)}.parquet", blocks[0].schema, given)
+        assert made.read()["word"].to_pylist() == [word for some in words for word in some]
+        sizes.append(pq.ParquetFile(made.path).metadata.row_group(0).column(0).total_uncompressed_size)
+    assert sizes[0] <= sizes[1] * 1.01
 
 
 def test_a_table_file_reads_as_the_whole_table(tmp_path: Path) -> None:
