@@ -196,7 +196,8 @@ class Store:
 
         with self._doing("delete", prefix):
             if self.local_path is not None:
-                shutil.rmtree(self.local_path / prefix, ignore_errors=not (self.local_path / prefix).exists())
+                if (self.local_path / prefix).exists():
+                    shutil.rmtree(self.local_path / prefix)
                 return
             for some in obstore.list(self._store, prefix):
                 obstore.delete(self._store, [item["path"] for item in some])

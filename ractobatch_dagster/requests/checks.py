@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import InvalidInputError
@@ -54,7 +54,7 @@ def check_schema(schema: pa.Schema, *, key: str | None, reserved: Iterable[str],
         ) from error
 
 
-def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: str, on_null: str) -> None:
+def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: str, on_null: str) -> list[str]:
     """Refuse what only the rows tell.
 
     Args:
@@ -64,32 +64,59 @@ def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: st
         where: How to call this frame in an error.
         on_null: `error` refuses a row without a prompt; `skip` lets it through as a row that is not sent.
 
+    Returns:
+        The prompt of each row, empty where there is nothing to ask.
+
     Raises:
         InvalidInputError: The prompts are no text; or names the row (counted from 0 in the frame) with its key.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
+
+    def named(row: int) -> str:
+        return f"{where}: row {start + row}" + ("" if key is None else f" ({key}={block.column(key)[row].as_py()!r})")
 
     kind = block.schema.field(PROMPT).type
     if not _holds_text(kind):  # of a frame without rows, pandas makes numbers
         raise InvalidInputError(f"{where}: column {PROMPT!r} holds {kind}, not text. Convert it with `.astype(str)`.")
-    if on_null == "error":
-        prompts = block.column(PROMPT).cast(pa.string())
-        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(prompts), ""), True)
-        row = pc.index(empty, True).as_py()
-        if row >= 0:
-            named = "" if key is None else f" ({key}={block.column(key)[row].as_py()!r})"
-            raise InvalidInputError(
-                f"{where}: row {start + row}{named} has no text in {PROMPT!r}. "
-                "Fill it, drop the row, or set on_null='skip' to land it unasked.",
-                row=start + row,
-            )
+    texts = _texts(block.column(PROMPT), start, named)
+    prompts = [text if text and not text.isspace() else "" for text in texts]
+    if on_null == "error" and not all(prompts):
+        row = prompts.index("")
+        raise InvalidInputError(
+            f"{named(row)} has no text in {PROMPT!r}. Fill it, drop the row, or set on_null='skip' to land it unasked.",
+            row=start + row,
+        )
     if key is not None:
         row = pc.index(block.column(key).is_null(), True).as_py()
         if row >= 0:
             raise InvalidInputError(
                 f"{where}: row {start + row} has no {key!r}, which must identify it.", row=start + row
             )
+    return prompts
+
+
+def _texts(column: pa.Array, start: int, named: Callable[[int], str]) -> list[str | None]:
+    """The column as Python's own text. Arrow takes files at their word that what they call text is UTF-8."""
+    import pyarrow as pa
+
+    column = column.cast(pa.string())
+    try:
+        texts: list[str | None] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        row = next(row for row in range(len(column)) if not _is_utf8(column[row]))
+        raise InvalidInputError(
+            f"{named(row)}: {PROMPT!r} is not UTF-8: {error}. Decode it by the encoding that it was written in.",
+            row=start + row,
+        ) from error
+    return texts
+
+
+def _is_utf8(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Digest:

@@ -12,12 +12,16 @@ import msgspec
 from ractobatch_dagster.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ractobatch_dagster.requests.body import RequestTemplate
 
-__all__ = ["Encoder", "custom_id", "encode_line", "escape", "escape_all", "request_hash"]
+__all__ = ["Encoder", "custom_id", "custom_id_bytes", "encode_line", "escape", "escape_all", "request_hash"]
 
 _BREAKS = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 """Line breaks to some readers; legal in JSON, but escaped they break nobody's."""
+
+_CUSTOM_ID = b"row-%08d"
 
 _BREAK_BYTES = tuple((character.encode(), escape) for character, escape in _BREAKS)
 
@@ -89,12 +93,8 @@ class Encoder(msgspec.Struct, frozen=True):
             pieces.append(piece)
         return cls(shared, head, middle, tail, (pieces[1], pieces[2], rest))
 
-    def hash(self, escaped: bytes) -> bytes:
-        """The request's identity: 16 bytes of SHA-256 over what all share and the prompt, as `escape` gives it."""
-        return hashlib.sha256(self.shared + escaped).digest()[:16]
-
     def hashes(self, escaped: Iterable[bytes]) -> list[bytes]:
-        """The identity of each request, as `hash`."""
+        """Each request's identity: 16 bytes of SHA-256 over what all share and the prompt, as `escape` gives it."""
         shared, sha256 = self.shared, hashlib.sha256
         return [sha256(shared + one).digest()[:16] for one in escaped]
 
@@ -105,7 +105,7 @@ class Encoder(msgspec.Struct, frozen=True):
             [
                 piece
                 for row, one in zip(rows, escaped, strict=True)
-                for piece in (head, b"row-%08d" % row, middle, one, tail)
+                for piece in (head, _CUSTOM_ID % row, middle, one, tail)
             ]
         )
 
@@ -127,7 +127,14 @@ class Encoder(msgspec.Struct, frozen=True):
 
 def custom_id(row: int) -> str:
     """The `custom_id` of a row's request, by the row's number in its submission."""
-    return f"row-{row:08d}"
+    return (_CUSTOM_ID % row).decode()
+
+
+def custom_id_bytes(rows: np.ndarray) -> np.ndarray:
+    """How many bytes the `custom_id` of each of these rows takes: one more for each digit beyond the eighth."""
+    import numpy as np
+
+    return len(_CUSTOM_ID % 0) + np.searchsorted(10 ** np.arange(8, 19), rows, side="right")
 
 
 def escape(text: str) -> bytes:

@@ -12,7 +12,7 @@ from ractobatch_dagster.errors import InvalidInputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BLOCK", "CUSTOM_ID", "PROMPT", "REQUEST_HASH", "blocks", "joined", "open_frame", "size", "to_arrow"]
+__all__ = ["BLOCK", "CUSTOM_ID", "PROMPT", "REQUEST_HASH", "blocks", "joined", "open_frame", "size"]
 
 PROMPT = "user_message"
 """The column that holds the prompt."""
@@ -31,6 +31,9 @@ _CSV_BYTES = 1 << 20
 
 _READ_BYTES = 1 << 18
 """What is read of a Parquet column at a time; without it, a column of a row group is read whole."""
+
+_SHOWN = 20
+"""Characters of a text before and after what is wrong with it, in an error."""
 
 _Opened: TypeAlias = "tuple[pa.Schema, Iterator[pa.RecordBatch]]"
 
@@ -58,11 +61,6 @@ def open_frame(frame: Any, *, what: str = "the frame") -> pa.RecordBatchReader:
             schema, batches = _opened(frame, what)
     plain = pa.schema([_plain_field(field) for field in schema])
     return pa.RecordBatchReader.from_batches(plain, _cast(batches, plain, what))
-
-
-def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
-    """All of `open_frame` in memory, as a table."""
-    return open_frame(frame, what=what).read_all()
 
 
 def blocks(stream: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
@@ -344,8 +342,14 @@ def _becoming(what: str, column: str | None = None) -> Iterator[None]:
 
 
 def _unfit(error: Exception, what: str, column: str | None = None) -> InvalidInputError:
-    reason = "; ".join(str(part) for part in error.args)
     which = "A column" if column is None else f"Column {column!r}"
+    if isinstance(error, UnicodeEncodeError):  # its own message may hold what cannot be printed
+        text = error.object[max(error.start - _SHOWN, 0) : error.start + _SHOWN]
+        return InvalidInputError(
+            f"{which} of {what} holds half a character, which no UTF-8 has, in the text {text!a}. Replace it, "
+            "as `.str.encode('utf-8', 'replace').str.decode('utf-8')` does."
+        )
+    reason = "; ".join(str(part) for part in error.args)
     return InvalidInputError(
         f"{which} of {what} cannot become Arrow: {reason}. Give it one type, and a name of its own."
     )

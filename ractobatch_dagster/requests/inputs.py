@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.processes import pool
+from ractobatch_dagster.requests.checks import check_block, check_schema
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.encode import Encoder, custom_id, escape_all
 from ractobatch_dagster.requests.frame import PROMPT, blocks, open_frame
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["InputFile", "write_inputs"]
+
+_FRAME = "the frame"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,7 @@ def write_inputs(
     if type(frame).__module__.startswith(("pandas", "polars")) and PROMPT in frame.columns:
         frame = frame[[PROMPT]]  # nothing else is needed
     stream = open_frame(frame)
-    if PROMPT not in stream.schema.names:
-        raise InvalidInputError(f"The frame has no column {PROMPT!r}; its columns are {stream.schema.names}.")
+    check_schema(stream.schema, key=None, reserved=(), where=_FRAME)
     if not processes:
         yield from _written(blocks(stream), 0, encoder, limits, lambda number: folder / f"{number:05d}.jsonl")
         return
@@ -120,15 +121,9 @@ class _File:
 
 def _escaped(block: pa.RecordBatch, row: int) -> tuple[list[int], list[bytes]]:
     """The numbers of the rows that have a prompt, and the prompt of each."""
-    import pyarrow as pa
-
-    prompts = block.column(PROMPT).cast(pa.string()).to_pylist()
-    rows = [number for number, prompt in enumerate(prompts, start=row) if prompt and not prompt.isspace()]
-    asked = prompts if len(rows) == len(prompts) else [prompts[number - row] for number in rows]
-    try:
-        return rows, escape_all(asked)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"the frame, rows {row} to {row + len(block) - 1}: {error}", row=row) from error
+    prompts = check_block(block, row, key=None, where=_FRAME, on_null="skip")
+    rows = [number for number, prompt in enumerate(prompts, start=row) if prompt]
+    return rows, escape_all([prompt for prompt in prompts if prompt])
 
 
 def _spread(

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_cost", "batch_costs"]
 
-
 _MILLION = 1_000_000.0
 
 

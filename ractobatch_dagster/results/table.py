@@ -65,6 +65,7 @@ class ResultTable:
     """
 
     def __init__(self, output_type: type[BaseModel] | None, fingerprint: str) -> None:
+        self._output_type = output_type
         self._answers = Answers(output_type)
         self._fingerprint = fingerprint
 
@@ -109,6 +110,8 @@ class ResultTable:
         """The answers' columns, and the outcomes, of which those are `invalid_output` whose text fits not."""
         import pyarrow as pa
 
+        if self._output_type is None:
+            return found, []
         statuses, texts = found["status"].to_pylist(), found["text"].to_pylist()
         answers = [(text or "") if status == "ok" else None for status, text in zip(statuses, texts, strict=True)]
         chunks: list[list[pa.Array]] = []

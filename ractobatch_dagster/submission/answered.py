@@ -11,9 +11,10 @@ from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
-__all__ = ["FINAL", "Answered", "Copies", "Stream"]
+__all__ = ["FINAL", "Answered", "Copies", "Stream", "as_reused", "outcomes_of"]
 
 _READ_ROWS = 8_192
 
@@ -141,7 +142,6 @@ class Copies:
 
     def __init__(self, files: SubmissionFiles, state: SubmissionState, start: int, stop: int) -> None:
         import numpy as np
-        import pyarrow as pa
 
         self._copied = FINAL().empty_table()
         with parquet_file(files.store, files.copies) as file:
@@ -151,17 +151,11 @@ class Copies:
         self._rows, self._firsts = rows[low:high], copies["first"].to_numpy()[low:high]
         if len(self._rows):
             wanted = np.unique(self._firsts)
-            answered = Answered(files, state, int(wanted[0]), int(wanted[-1]) + 1)
-            parts = []
-            for some in np.array_split(wanted, -(-len(wanted) // _READ_ROWS)):
-                part = answered.until(int(some[-1]) + 1)
-                parts.append(part.filter(pa.array(np.isin(part["row"].to_numpy(), some))))
-            self._copied = pa.concat_tables(parts).combine_chunks()
+            self._copied = outcomes_of(files, state, wanted).combine_chunks()
 
     def between(self, start: int, stop: int) -> tuple[pa.Table, pa.Array, pa.Array]:
         """The outcomes of the copies among these rows under the copies' own numbers; all copies, and whom they copy."""
         import numpy as np
-        import pyarrow as pa
 
         low, high = np.searchsorted(self._rows, [start, stop])
         rows, firsts = self._rows[low:high], self._firsts[low:high]
@@ -169,7 +163,27 @@ class Copies:
         place = np.searchsorted(known, firsts)
         there = place < len(known)
         there[there] = known[place[there]] == firsts[there]
-        found = self._copied.take(place[there])
-        found = found.set_column(0, "row", pa.array(rows[there]))
-        found = found.set_column(found.schema.get_field_index("reused"), "reused", pa.array(np.full(len(found), True)))
-        return found, rows, firsts
+        return as_reused(self._copied.take(place[there]), rows[there]), rows, firsts
+
+
+def outcomes_of(files: SubmissionFiles, state: SubmissionState, rows: np.ndarray) -> pa.Table:
+    """The outcomes of some rows, which ascend, by row; those that have none are left out."""
+    import numpy as np
+    import pyarrow as pa
+
+    answered = Answered(files, state, int(rows[0]), int(rows[-1]) + 1)
+    parts = []
+    for some in np.array_split(rows, -(-len(rows) // _READ_ROWS)):
+        part = answered.until(int(some[-1]) + 1)
+        parts.append(part.filter(pa.array(np.isin(part["row"].to_numpy(), some))))
+    return pa.concat_tables(parts)
+
+
+def as_reused(outcomes: pa.Table, rows: np.ndarray) -> pa.Table:
+    """The same outcomes for other rows, which they cost nothing."""
+    import pyarrow as pa
+
+    given = {"row": pa.array(rows), "reused": pa.repeat(True, len(rows))}
+    for name, column in given.items():
+        outcomes = outcomes.set_column(outcomes.schema.get_field_index(name), name, column)
+    return outcomes

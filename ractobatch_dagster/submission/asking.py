@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.requests.cut import Cut, Limits, cut
-from ractobatch_dagster.requests.encode import Encoder
+from ractobatch_dagster.requests.encode import Encoder, custom_id_bytes
 from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.requests.hashes import from_binary, repeats
 from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, write_parquet
@@ -73,10 +73,8 @@ class Asking:
             rows = np.arange(row, row + len(batch))
             hashes = _only(from_binary(batch.column(REQUEST_HASH)), self._own(rows))
             row += len(batch)
-            # eight digits, or as many as it takes
-            digits = np.maximum(8, np.floor(np.log10(np.maximum(rows, 1))).astype(np.int64) + 1)
-            sizes = batch.column(PROMPT_BYTES).to_numpy(zero_copy_only=False) + self._overhead + len("row-") + digits
-            yield rows, hashes, sizes
+            prompts = batch.column(PROMPT_BYTES).to_numpy(zero_copy_only=False)
+            yield rows, hashes, prompts + self._overhead + custom_id_bytes(rows)
 
     def _own(self, rows: np.ndarray) -> np.ndarray:
         """Which of these rows are the submission's: those with an odd number of edges before them."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.requests.hashes import from_binary, pairs
-from ractobatch_dagster.submission.answered import FINAL, Answered, Stream
+from ractobatch_dagster.submission.answered import FINAL, Answered, Stream, as_reused, outcomes_of
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.rows import read_rows
 from ractobatch_dagster.submission.state import SubmissionState
@@ -38,8 +38,12 @@ class Known:
     def __init__(self, files: SubmissionFiles, sources: Sequence[SubmissionFiles], folder: Path) -> None:
         self._files = files
         # what somebody deleted wholly cannot be taken over, and is no reason not to go on
-        there = [source for source in sources if source.log.load() is not None and files.store.exists(source.rows(0))]
-        self._sources = [(source, source.state()) for source in there]
+        loaded = [(source, source.log.load()) for source in sources]
+        self._sources = [
+            (source, version.state)
+            for source, version in loaded
+            if version is not None and files.store.exists(source.rows(0))
+        ]
         self._path = folder / "known.parquet"
         self._refused: list[dict[str, Any]] = []
         self._taken: list[tuple[np.ndarray, np.ndarray]] = []  # by source: our rows, and theirs
@@ -119,17 +123,8 @@ def _answered(outcomes: pa.Table, start: int, rows: int, *, own: bool) -> np.nda
 def _taken(rows: np.ndarray, files: SubmissionFiles, state: SubmissionState, theirs: np.ndarray) -> Iterator[pa.Table]:
     """The answers to our rows by another submission's rows, in our order."""
     import numpy as np
-    import pyarrow as pa
 
     for start in range(0, len(rows), _AT_ONCE):
         mine, wanted = rows[start : start + _AT_ONCE], theirs[start : start + _AT_ONCE]
         order = np.argsort(wanted)
-        low, high = int(wanted[order[0]]), int(wanted[order[-1]]) + 1
-        answered = Answered(files, state, low, high)
-        parts = []
-        for some in np.array_split(wanted[order], -(-len(wanted) // 8_192)):
-            part = answered.until(int(some[-1]) + 1)
-            parts.append(part.filter(pa.array(np.isin(part["row"].to_numpy(), some))))
-        found = pa.concat_tables(parts).take(np.argsort(order))
-        found = found.set_column(0, "row", pa.array(mine))
-        yield found.set_column(found.schema.get_field_index("reused"), "reused", pa.array(np.full(len(found), True)))
+        yield as_reused(outcomes_of(files, state, wanted[order]).take(np.argsort(order)), mine)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.checks import Digest, check_block, check_schema, key_hashes
-from ractobatch_dagster.requests.encode import Encoder, escape, escape_all
+from ractobatch_dagster.requests.encode import Encoder, escape_all
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
 from ractobatch_dagster.requests.hashes import repeats, to_binary
 from ractobatch_dagster.submission.files import SubmissionFiles
@@ -106,8 +106,8 @@ def seal_rows(
         start, digest = writer.rows, Digest(_told_apart(stream.schema))
         for block in blocks(stream):
             place = writer.rows - start
-            check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
-            sealed = _sealed(_cast(block, schema, rules.where(key)), encoder, place, rules.where(key))
+            prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
+            sealed = _sealed(_cast(block, schema, rules.where(key)), prompts, encoder)
             digest.add(block.append_column(REQUEST_HASH, sealed.column(REQUEST_HASH)).drop_columns([PROMPT]))
             writer.add(sealed)
             if now() - told > _TELL_EVERY:
@@ -166,37 +166,20 @@ def _cast(block: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatc
         raise InvalidInputError(f"{where} does not fit the columns of the other partitions: {error}") from error
 
 
-def _sealed(block: pa.RecordBatch, encoder: Encoder, place: int, where: str) -> pa.RecordBatch:
-    """A block with the hash and the length of each row's prompt; nulls where there is nothing to ask."""
+def _sealed(block: pa.RecordBatch, prompts: Sequence[str], encoder: Encoder) -> pa.RecordBatch:
+    """A block with the hash and the length of each row's prompt; no hash where there is nothing to ask."""
     import numpy as np
     import pyarrow as pa
 
-    prompts = block.column(PROMPT).cast(pa.string()).to_pylist()
-    asked = [bool(prompt) and not prompt.isspace() for prompt in prompts]
-    try:
-        escaped = escape_all(
-            prompts if all(asked) else [p if there else "" for p, there in zip(prompts, asked, strict=True)]
-        )
-    except InvalidInputError:
-        raise _first_unfit(prompts, place, where) from None
+    escaped = escape_all(prompts)
     hashes = np.frombuffer(b"".join(encoder.hashes(escaped)), np.uint64).reshape(-1, 2)
-    if not all(asked):
-        hashes = np.where(np.array(asked)[:, None], hashes, np.uint64(0))
+    if not all(prompts):
+        hashes = np.where(np.array([bool(prompt) for prompt in prompts])[:, None], hashes, np.uint64(0))
     fields = sealed_fields()
     return pa.RecordBatch.from_arrays(
         [*block.columns, to_binary(hashes), pa.array([len(one) for one in escaped], fields[1].type)],
         schema=pa.schema([*block.schema, *fields]),
     )
-
-
-def _first_unfit(prompts: Sequence[str | None], place: int, where: str) -> InvalidInputError:
-    """Which row cannot be written, and why."""
-    for row, prompt in enumerate(prompts, start=place):
-        try:
-            escape(prompt or "")
-        except InvalidInputError as error:
-            return InvalidInputError(f"{where}: row {row}: {error}", row=row)
-    return InvalidInputError(where)
 
 
 def _check_keys(files: SubmissionFiles, shares: Sequence[PartitionRows], rules: Rules, rows: int) -> None:

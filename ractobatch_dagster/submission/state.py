@@ -225,7 +225,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def ready(self) -> bool:
-        """Whether there is work that only a run does: download, decode, next round's files."""
+        """Whether there is work that only a run does: download, read, plan the next round."""
         if self.collected or self.predecessors:
             return not self.collected and self.predecessors_ended
         done = {"ended", "collected", *(("planned", "uploaded") if self.cancelled else ())}

@@ -31,6 +31,12 @@ def check(table: Any, *, key: str | None = None, reserved: Any = (), on_null: st
         start += len(block)
 
 
+def test_prompts_are_handed_over() -> None:
+    """Empty where there is nothing to ask."""
+    (block,) = blocks(open_frame(pa.table({"user_message": [" a ", None, "", "\u2003", "ä"]})))
+    assert check_block(block, 0, key=None, where="frame", on_null="skip") == [" a ", "", "", "", "ä"]
+
+
 def test_a_good_frame_passes() -> None:
     """Text in the prompt column and a key in every row are all it takes; an empty frame is fine."""
     check(TABLE, key="n")
@@ -66,6 +72,17 @@ def test_a_row_without_a_prompt_is_named(prompt: str | None) -> None:
         check(table, key="n")
     assert caught.value.row == 700
     check(table, on_null="skip")
+
+
+@pytest.mark.parametrize("on_null", ["error", "skip"])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_prompt_that_is_no_utf8_is_named(encoded: bool, on_null: str) -> None:
+    """Arrow does not look into what a file calls text; a row is not sent, and not lost, for what is in it."""
+    prompts = pa.array([*[b"a"] * 700, "naïve".encode("latin-1")]).view(pa.string())
+    table = pa.table({"user_message": prompts.dictionary_encode() if encoded else prompts, "n": range(701)})
+    with pytest.raises(InvalidInputError, match=r"row 700 \(n=700\): 'user_message' is not UTF-8: .* 0xef") as caught:
+        check(table, key="n", on_null=on_null)
+    assert caught.value.row == 700
 
 
 def test_a_row_without_a_key_is_counted_in_the_frame() -> None:

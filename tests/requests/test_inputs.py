@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +42,7 @@ def test_every_prompt_is_in_one_file(
     files = list(write_inputs(frame, ENCODER, Limits(most, size), folder))
     asked = [(f"row-{row:08d}", text) for row, text in enumerate(prompts) if text and text.strip()]
     assert [one for file in files for one in texts(file.path)] == asked
-    assert b"".join(file.hashes for file in files) == b"".join(ENCODER.hash(escape(text)) for _, text in asked)
+    assert b"".join(file.hashes for file in files) == b"".join(ENCODER.hashes(escape(text) for _, text in asked))
     for file in files:
         data = file.path.read_bytes()
         assert (file.size, file.requests) == (len(data), data.count(b"\n"))
@@ -65,7 +66,15 @@ def test_other_processes_write_the_same(tmp_path: Path) -> None:
     assert made[0] == made[2]
 
 
-def test_a_row_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A frame without prompts says so."""
-    with pytest.raises(InvalidInputError, match="user_message"):
-        list(write_inputs(pd.DataFrame({"text": ["a"]}), ENCODER, Limits(10, 1_000), tmp_path))
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (pa.table({"text": ["a"]}), "no column 'user_message'"),
+        (pa.table({"user_message": [1]}), "holds int64, not text"),
+        (pa.table({"user_message": pa.array([b"a", b"\xff"]).view(pa.string())}), "row 1: 'user_message' is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(table: pa.Table, said: str, tmp_path: Path) -> None:
+    """As a submission refuses it: a frame without prompts, prompts that are no text."""
+    with pytest.raises(InvalidInputError, match=said):
+        list(write_inputs(table, ENCODER, Limits(10, 1_000), tmp_path))

@@ -22,11 +22,15 @@ from hypothesis import strategies as st
 
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests import frame as frame_module
-from ractobatch_dagster.requests.frame import BLOCK, blocks, open_frame, to_arrow
+from ractobatch_dagster.requests.frame import BLOCK, blocks, open_frame
 
 ROWS = {"user_message": ["a", "b"], "n": [1, 2]}
 TABLE = pa.table(ROWS)
 SQL = "select * from (values ('a', 1::bigint), ('b', 2)) t(user_message, n)"
+
+
+def to_arrow(frame: Any, *, what: str = "the frame") -> pa.Table:
+    return open_frame(frame, what=what).read_all()
 
 
 def _files(folder: Path) -> None:
@@ -113,6 +117,18 @@ def test_a_column_of_several_types_is_named() -> None:
     """pandas objects of several types are refused at the value that does not fit, and the column is told."""
     with pytest.raises(InvalidInputError, match=r"Column 'a' of the frame cannot become Arrow: .*'x'"):
         to_arrow(pd.DataFrame({"b": [1, 2], "a": [1, "x"]}))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x" * 99 + "\udfff" + "y" * 99])
+def test_half_a_character_is_told_with_its_column(text: str) -> None:
+    """Not even the error could be printed with it; the text around it says which row it is."""
+    frame = pd.DataFrame({"n": range(BLOCK + 1), "user_message": pd.Series([*["a"] * BLOCK, text], dtype=object)})
+    with pytest.raises(
+        InvalidInputError, match=r"Column 'user_message' of my frame holds half a .*'x*\\ud.*'"
+    ) as caught:
+        to_arrow(frame, what="my frame")
+    assert str(caught.value).isascii()
+    to_arrow(frame.assign(user_message=frame["user_message"].str.encode("utf-8", "replace").str.decode("utf-8")))
 
 
 def test_types_of_pandas_are_those_of_the_whole_frame() -> None:

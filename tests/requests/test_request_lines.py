@@ -6,13 +6,21 @@ import json
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RequestTemplate
-from ractobatch_dagster.requests.encode import Encoder, encode_line, escape, request_hash
+from ractobatch_dagster.requests.encode import (
+    Encoder,
+    custom_id,
+    custom_id_bytes,
+    encode_line,
+    escape,
+    request_hash,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
@@ -46,6 +54,12 @@ def test_a_template_rendered_once_gives_the_same_bytes(text: str, system: str | 
     assert len(line) == encoder.overhead + len("row-00000001") + len(escaped)
 
 
+@given(st.lists(st.integers(0, 2**63 - 1) | st.integers(-2, 2).map(lambda near: 10**8 + near), min_size=1))
+def test_the_length_of_an_id_is_known_without_it(rows: list[int]) -> None:
+    """Up to the largest number that a row can have."""
+    assert custom_id_bytes(np.array(rows)).tolist() == [len(custom_id(row)) for row in rows]
+
+
 @given(text=ODD, answer=ODD, problem=ODD, system=SYSTEM, extra=EXTRA)
 def test_a_repair_shows_the_answer_and_what_is_wrong(
     text: str, answer: str, problem: str, system: str | None, extra: dict[str, Any]
@@ -72,7 +86,7 @@ def test_an_encoder_survives_being_stored(system: str | None, extra: dict[str, A
     escaped = escape(text)
     assert stored.line(b"a", escaped) == encoder.line(b"a", escaped)
     assert stored.repaired(b"a", escaped, text, text) == encoder.repaired(b"a", escaped, text, text)
-    assert stored.hash(escaped) == encoder.hash(escaped)
+    assert stored.hashes([escaped])[0] == encoder.hashes([escaped])[0]
 
 
 @given(text=ODD, other=ODD, system=SYSTEM, extra=EXTRA)
@@ -81,25 +95,25 @@ def test_the_hash_of_a_request_is_that_of_its_template_and_its_prompt(
 ) -> None:
     """16 bytes; the same for the same question, in whatever order `extra` came; another one for any other question."""
     encoder = Encoder.of("p", RequestTemplate("m", system, extra=extra))
-    mine = encoder.hash(escape(text))
+    mine = encoder.hashes([escape(text)])[0]
     assert len(mine) == 16
     turned = RequestTemplate("m", system, extra=dict(reversed(extra.items())))
-    assert mine == Encoder.of("p", turned).hash(escape(text))
-    assert (mine == encoder.hash(escape(other))) == (text == other)
+    assert mine == Encoder.of("p", turned).hashes([escape(text)])[0]
+    assert (mine == encoder.hashes([escape(other)])[0]) == (text == other)
     others = [
         Encoder.of("q", RequestTemplate("m", system, extra=extra)),
         Encoder.of("p", RequestTemplate("m", system, extra=extra, endpoint="/v1/other")),
         Encoder.of("p", RequestTemplate("m", f"{system} more", extra=extra)),
         Encoder.of("p", RequestTemplate("m", system, extra={**extra, "seed": "another"})),
     ]
-    assert mine not in {one.hash(escape(text)) for one in others}
+    assert mine not in {one.hashes([escape(text)])[0] for one in others}
 
 
 def test_where_the_prompt_stands_is_part_of_the_hash() -> None:
     """The text around the prompt cannot be moved into it: a longer system prompt is no longer question."""
-    one = Encoder.of("p", RequestTemplate("m", "a")).hash(escape("b"))
-    assert one != Encoder.of("p", RequestTemplate("m", "b")).hash(escape("a"))
-    assert one != Encoder.of("p", RequestTemplate("m", "ab")).hash(escape(""))
+    one = Encoder.of("p", RequestTemplate("m", "a")).hashes([escape("b")])[0]
+    assert one != Encoder.of("p", RequestTemplate("m", "b")).hashes([escape("a")])[0]
+    assert one != Encoder.of("p", RequestTemplate("m", "ab")).hashes([escape("")])[0]
 
 
 @pytest.mark.parametrize("messages", [[], None, [{"role": "user", "content": "always the same"}]])
