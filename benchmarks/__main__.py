@@ -1,6 +1,6 @@
 """Runs every benchmark and writes `benchmarks/README.md`: `make bench`, or with small sizes `make bench-quick`.
 
-python -m benchmarks --data FOLDER --peers FOLDER       everything; hours
+python -m benchmarks --data FOLDER --peers FOLDER       everything; hours, 80 GB of disk
 python -m benchmarks --quick                            small sizes, to see that it works
 python -m benchmarks --only encode decode               some, kept beside what was measured before
 python -m benchmarks --report                           README.md again, from what was measured before
@@ -34,6 +34,7 @@ _STEPS: dict[str, tuple[list[str], list[str]]] = {
         ["decode", "--rows", "1000000", "--rounds", "3"],
         ["decode", "--rows", "50000", "--rounds", "1"],
     ),
+    "parts": (["parts", "--rows", "100000", "--rounds", "5"], ["parts", "--rows", "5000", "--rounds", "2"]),
     "client": (["client", "--rows", "20000", "--rounds", "3"], ["client", "--rows", "2000", "--rounds", "1"]),
     "client_million": (
         ["client", "--rows", "1000000", "--rounds", "1", "--patience", "1200"],
@@ -49,7 +50,7 @@ _STEPS: dict[str, tuple[list[str], list[str]]] = {
 }
 """Each benchmark's module and arguments: as it should be, and small."""
 
-_WITH_DATA = {"encode", "decode", "client", "memory", "transfer", "log"}
+_WITH_DATA = {"encode", "decode", "parts", "client", "memory", "transfer", "log"}
 
 
 def _measured(command: list[str], data: Path, peers: Path | None) -> dict[str, Any]:

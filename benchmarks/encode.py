@@ -3,7 +3,8 @@
     python -m benchmarks.encode --rows 100000 --rounds 5
 
 loop     `itertuples` and `json.dumps`, a new file before either limit is passed, no hashes
-ours     the package: the same requests, and the hash of each; `ours-2` with two processes
+ours     the package: the same requests, and the hash of each; `ours-2` with two processes. This is `write_inputs`,
+         which does what the loop does; a submission stores the rows as well, and takes what `benchmarks.memory` says
 write    the same number of bytes from one small buffer, which is as quick as files can be written here
 """
 

@@ -103,7 +103,7 @@ def _encode(result: Mapping[str, Any]) -> str:
     sizes = {sample["candidate"]: sample["bytes"] for sample in result["samples"] if "bytes" in sample}
     names = {
         "loop": "loop: `itertuples` and `json.dumps`, no hashes",
-        "ours": "ours, one process, request hashes included",
+        "ours": "ours, one process, request hashes included (`write_inputs`)",
         "ours-2": "ours, two processes",
         "write": "writing as many bytes from one small buffer",
     }
@@ -123,6 +123,18 @@ def _decode(result: Mapping[str, Any]) -> str:
         f"{name}: {one['rows']:,} rows, {one['odd_lines']:,} lines set aside" for name, one in sorted(counts.items())
     ]
     return _rates(result, "pandas", names) + "\n" + "; ".join(lines) + ".\n"
+
+
+def _parts(result: Mapping[str, Any]) -> str:
+    rows: list[list[str]] = []
+    for name, steps in result["steps"].items():
+        rows += [[name, step, _shown(spread(values), "{:.2f} µs")] for step, values in steps.items()]
+        rows.append([name, "**together**", f"**{result['sums'][name]:.2f} µs**"])
+    return (
+        f"{result['rows']:,} rows. Each step is a loop around one library call, with nothing of the package in it; one "
+        "process can do no better than their sum with the libraries that the package rests on.\n\n"
+        + _table(["", "step", "CPU per row"], rows)
+    )
 
 
 def _client(result: Mapping[str, Any]) -> str:
@@ -259,6 +271,7 @@ def _plain(result: Mapping[str, Any], prefix: str = "") -> str:
 _SECTIONS: list[tuple[str, Callable[[Mapping[str, Any]], str], tuple[str, ...]]] = [
     ("From a frame to request files", _encode, ("encode", "encode_million")),
     ("From output files to tables", _decode, ("decode", "decode_million")),
+    ("What bounds both", _parts, ("parts",)),
     ("The whole client, beside others", _client, ("client", "client_million")),
     ("Memory", _memory, ("memory",)),
     ("Upload and download", _transfer, ("transfer",)),

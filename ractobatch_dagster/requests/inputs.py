@@ -1,4 +1,8 @@
-"""A frame as input files on this disk: what would be sent, to be looked at, counted, or sent by other means."""
+"""A frame as input files on this disk: what would be sent, to be looked at, counted, or sent by other means.
+
+A submission does not go this way. It seals the rows first and makes each batch's file from them when it is uploaded, so
+that a row need not be asked, or can be asked again, without a file of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,183 @@
+"""What bounds encoding and decoding: the steps that none can leave out, each as a loop around one library call.
+
+    python -m benchmarks.parts --rows 100000 --rounds 5
+
+Nothing of the package is in it: no checks, no limits, no hash tables, no joins. The sum is what a client would take that
+did nothing else, with the libraries that the package rests on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.data import data_folder, rows_folder
+from benchmarks.decode import batches, prepare
+from benchmarks.measure import parser, spread
+
+_BLOCK = 512
+_BEFORE, _AFTER = b"x" * 1_581, b"y" * 441
+"""As long as what stands around a prompt in the other benchmarks' requests."""
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Body(msgspec.Struct):
+    model: str
+    choices: list[_Choice]
+    usage: _Usage
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    request_id: str
+    body: _Body
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+
+
+class _Label(msgspec.Struct):
+    sentiment: str
+    side_effects: list[str]
+    severity: str
+
+
+def encoding(rows: Path, folder: Path) -> dict[str, Callable[[], object]]:
+    """The steps from prompts in Arrow to the lines of a file."""
+    files = sorted(rows.glob("*.parquet"))
+    column = pq.read_table(files, columns=["user_message"], use_threads=False)["user_message"]
+    blocks = [block["user_message"] for block in pa.table([column], ["user_message"]).to_batches(max_chunksize=_BLOCK)]
+    texts = [block.to_pylist() for block in blocks]
+    encode, sha256 = msgspec.json.Encoder().encode, hashlib.sha256
+    escaped = [list(map(encode, some)) for some in texts]
+
+    def write() -> None:
+        with (folder / "parts.jsonl").open("wb", buffering=1 << 18) as target:
+            for some in escaped:
+                target.write(_lines(some))
+
+    return {
+        "Arrow's text as Python's (`to_pylist`)": lambda: _each(blocks, lambda block: block.to_pylist()),
+        "JSON escapes (msgspec)": lambda: _each(texts, lambda some: list(map(encode, some))),
+        "hash (SHA-256, OpenSSL)": lambda: _each(escaped, lambda some: [sha256(one).digest() for one in some]),
+        "lines joined and written": write,
+    }
+
+
+def decoding(answers: Path, folder: Path) -> dict[str, Callable[[], object]]:
+    """The steps from the lines of output files to a Parquet file with all columns."""
+    found = batches(answers)
+    envelopes, labels = msgspec.json.Decoder(_Line), msgspec.json.Decoder(_Label)
+    contents = [one for path, _ in found for line in _read(path) if (one := _content(envelopes, line)) is not None]
+
+    def label(text: str) -> object:
+        try:
+            return labels.decode(text)
+        except msgspec.DecodeError:  # refused, or cut off
+            return None
+
+    def prompts() -> None:
+        with pq.ParquetWriter(
+            folder / "parts.parquet", _schema(sealed), compression="zstd", compression_level=1
+        ) as file:
+            for data in sealed:
+                file.write_table(pq.read_table(io.BytesIO(data), use_threads=False))
+
+    sealed = [_lz4(rows) for _, rows in found]
+    return {
+        "lines read and parsed (msgspec, into fixed structs)": lambda: [
+            _each(_read(path), lambda line: _content(envelopes, line)) for path, _ in found
+        ],
+        "the answers parsed (msgspec, into a fixed struct)": lambda: _each(contents, label),
+        "the input's columns from LZ4 to Zstandard (pyarrow)": prompts,
+        "the answers' text as Zstandard (pyarrow)": lambda: pq.write_table(
+            pa.table({"llm_text": contents}), folder / "parts.parquet", compression="zstd", compression_level=1
+        ),
+    }
+
+
+def _lines(escaped: Sequence[bytes]) -> bytes:
+    return b"".join([piece for one in escaped for piece in (_BEFORE, one, _AFTER)])
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as lines:
+        yield from lines
+
+
+def _content(decoder: msgspec.json.Decoder[_Line], line: bytes) -> str | None:
+    try:
+        response = decoder.decode(line).response
+    except msgspec.DecodeError:  # an error's body has no choices
+        return None
+    return response.body.choices[0].message.content if response else None
+
+
+def _lz4(path: Path) -> bytes:
+    target = io.BytesIO()
+    pq.write_table(pq.read_table(path, use_threads=False), target, compression="lz4")
+    return target.getvalue()
+
+
+def _schema(sealed: Sequence[bytes]) -> pa.Schema:
+    return pq.read_schema(io.BytesIO(sealed[0]))
+
+
+def _each(values: Any, step: Callable[[Any], object]) -> None:
+    for value in values:
+        step(value)
+
+
+def timed(steps: Mapping[str, Callable[[], object]], rows: int, number: int) -> dict[str, list[float]]:
+    """Microseconds of processor time per row of each step, round by round."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(number):
+        for name, step in steps.items():
+            before = time.process_time()
+            step()
+            taken[name].append((time.process_time() - before) / rows * 1e6)
+    return taken
+
+
+def main() -> None:
+    """Measure, and print what each step took."""
+    options = parser(__doc__, rows=100_000).parse_args()
+    with data_folder(options.data) as folder:
+        rows, answers = rows_folder(folder, options.rows), prepare(folder, options.rows, 0.0)
+        scratch = folder / "parts"
+        scratch.mkdir(exist_ok=True)
+        found = {
+            "encoding": timed(encoding(rows, scratch), options.rows, options.rounds),
+            "decoding": timed(decoding(answers, scratch), options.rows, options.rounds),
+        }
+    sums = {name: sum(spread(values)["median"] for values in steps.values()) for name, steps in found.items()}
+    print(json.dumps({"rows": options.rows, "steps": found, "sums": sums}))
+
+
+if __name__ == "__main__":
+    main()
