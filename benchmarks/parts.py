@@ -2,8 +2,8 @@
 
     python -m benchmarks.parts --rows 100000 --rounds 5
 
-Nothing of the package is in it: no checks, no limits, no hash tables, no joins. The sum is what a client would take that
-did nothing else, with the libraries that the package rests on.
+Nothing of the package is in it: no checks, no limits, no hash tables, no joins. The sum is what a client would take
+that did nothing else, with the libraries that the package rests on.
 """
 
 from __future__ import annotations
