@@ -16,6 +16,7 @@ from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.io_manager import ParquetTables
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.signature import Signature, present
@@ -61,6 +62,7 @@ def batch_asset(
     *,
     model: str,
     prompt: Prompt | str | None = None,
+    template: str | None = None,
     key: str | None = None,
     temperature: float | None = None,
     max_tokens: int | None = None,
@@ -101,10 +103,11 @@ def batch_asset(
 ) -> Callable[[Callable[..., Any]], BatchAsset]:
     """Turn a function that returns a DataFrame of prompts into assets that send it through the Batch API.
 
-    The function takes what any asset takes: upstream assets, config, resources, the context. It returns a frame
-    with a column `user_message` (and any others, which the table keeps): pandas, Polars (lazy too), PyArrow, DuckDB,
-    anything else with `__arrow_c_stream__`, an iterator of any of those, or the path of a Parquet or CSV file. What
-    comes as a stream need not fit into memory. The function's name is the table's; `<name>_submission` sends.
+    The function takes what any asset takes: upstream assets, config, resources, the context. It returns a frame with
+    a column `user_message`, or with those that `template` makes it of; any others are kept by the table. A frame is
+    one of pandas, Polars (lazy too), PyArrow, DuckDB, anything else with `__arrow_c_stream__`, an iterator of any of
+    those, or the path of a Parquet or CSV file. What comes as a stream need not fit into memory. The function's name
+    is the table's; `<name>_submission` sends.
 
     The submission ends as soon as the batches are created. `build_batch_sensor` follows them and materialises the
     table once every row has its outcome: one row per row sent, in the same order, with the fields of the prompt's
@@ -113,6 +116,9 @@ def batch_asset(
     Args:
         model: The model, or on Azure the deployment.
         prompt: The system prompt: a `RactoPrompt`, anything else with `compile() -> str`, a text, or none.
+        template: Makes the column `user_message`, which the function's frame then must not have: a Jinja template over
+            its columns, such as `"{{ subject }}\\n\\n{{ body }}"`. A null renders as nothing; a row whose columns are
+            all null has no prompt.
         key: The column that identifies a row; refused before sending where it is null or repeats.
         temperature: 0 to 2; left to the model's own default where not given.
         max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
@@ -155,7 +161,7 @@ def batch_asset(
         metadata: Of the table.
         retry_policy: Of both assets. Running either again is safe and sends nothing twice.
         automation_condition: When to submit. The table follows by itself.
-        code_version: Of both assets; a hash of prompt, parameters and schema where not given.
+        code_version: Of both assets; a hash of prompt, template, parameters and schema where not given.
         pool: Of the submission.
         io_manager_key: Who stores the table, instead of our Parquet files below the resource's root.
 
@@ -173,13 +179,14 @@ def batch_asset(
     def decorate(function: Callable[..., Any]) -> BatchAsset:
         table_key = _table_key(asset_key, name or function.__name__, key_prefix)
         submission_key = dg.AssetKey([*table_key.path[:-1], f"{table_key.path[-1]}_submission"])
-        template = RequestTemplate.of(
+        request = RequestTemplate.of(
             model, prompt, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
         )
         spec = BatchSpec(
             asset=table_key,
             submission_asset=None if blocking else submission_key,
-            template=template,
+            template=request,
+            prompts=PromptTemplate(template) if template is not None else None,
             resource_key=resource_key,
             key=_column(key),
             partition_by=partition_by,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 
 from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class BatchSpec:
     ranges: bool
     own_storage: bool
     poll_seconds: float
+    prompts: PromptTemplate | None = None
 
     @property
     def name(self) -> str:
@@ -64,10 +66,11 @@ class BatchSpec:
 
     @property
     def code_version(self) -> str:
-        """Hash of prompt, parameters and schema."""
+        """Hash of prompt, template, parameters and schema."""
         from ractobatch_dagster.requests.encode import request_hash
 
-        return request_hash("", self.template.endpoint, self.template.body(""))[:16]
+        text = self.prompts.text if self.prompts is not None else ""
+        return request_hash("", self.template.endpoint, self.template.body(text))[:16]
 
     def table(self, resource: OpenAIBatchResource) -> TableFiles:
         """The table's corner of the store."""

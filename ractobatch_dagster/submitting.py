@@ -140,7 +140,8 @@ def _frames(
     """The frame of each partition, as the user's function gives it."""
 
     def call(given: Mapping[str, Any]) -> Any:
-        return signature.call(context, given)
+        frame = signature.call(context, given)
+        return frame if spec.prompts is None else spec.prompts.prompts(frame, what=spec.rules.where(None))
 
     keys = partition_keys(context)
     if spec.partition_by is not None and keys != [None]:

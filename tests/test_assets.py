@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from ractobatch_dagster import ConfigurationError, RactoPrompt, batch_asset
+from ractobatch_dagster import BatchAsset, ConfigurationError, RactoPrompt, batch_asset
 from ractobatch_dagster.local import Faults, LocalServer
 from tests.project import Project, failure
 
@@ -379,3 +379,25 @@ def test_changed_rows_replace_a_submission_of_which_nothing_was_created(
     project.land()
     assert project.load("changing")["user_message"].tolist() == ["b"]
     assert len(batch_server.batches()) == 1
+
+
+def test_a_template_makes_the_prompts(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Of the frame's own columns, which the table keeps; another template asks anew."""
+
+    def made(template: str) -> BatchAsset:
+        @batch_asset(model="gpt-4o-mini", prompt=PROMPT, key="id", template=template)
+        def labels(texts: pd.DataFrame) -> pd.DataFrame:
+            return texts
+
+        return labels
+
+    one, other = made("Text {{ id }}:\n{{ text }}"), made("Text {{ id }}, {{ weight }}:\n{{ text }}")
+    assert one.table.code_versions_by_key != other.table.code_versions_by_key
+    project = Project(batch_server, tmp_path, [texts, *one.assets])
+    assert project.run("texts", "labels_submission").success
+    project.land()
+    table = project.load("labels", kind=pa.Table)
+    assert table["user_message"].to_pylist() == [
+        f"Text {n}:\n{text}" for n, text in zip([30, 10, 20], TEXTS, strict=True)
+    ]
+    assert table["llm_status"].to_pylist() == ["ok"] * 3
