@@ -13,6 +13,7 @@ from ractobatch_dagster._version import __version__
 if TYPE_CHECKING:
     from ractobatch_dagster.assets import BatchAsset, batch_asset
     from ractobatch_dagster.attachment import RactoFile
+    from ractobatch_dagster.component import OpenAIBatchComponent
     from ractobatch_dagster.errors import (
         BatchFailedError,
         BatchNotReadyError,
@@ -57,6 +58,7 @@ _HOME = {
     "FinishReason": "models",
     "InvalidInputError": "errors",
     "LLMResponse": "models",
+    "OpenAIBatchComponent": "component",
     "OpenAIBatchProcessor": "processor",
     "OpenAIBatchResource": "resource",
     "ParquetIOManager": "io_manager",
@@ -89,6 +91,7 @@ __all__ = [
     "FinishReason",
     "InvalidInputError",
     "LLMResponse",
+    "OpenAIBatchComponent",
     "OpenAIBatchProcessor",
     "OpenAIBatchResource",
     "ParquetIOManager",

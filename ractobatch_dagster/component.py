@@ -1,0 +1,224 @@
+"""`OpenAIBatchComponent`: a batch asset in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from dagster.components.resolved.core_models import ResolvedAssetAttributes
+from pydantic import BaseModel
+
+from ractobatch_dagster.assets import BatchAsset, batch_asset
+from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.prompt import Prompt, RactoPrompt
+from ractobatch_dagster.yaml_output import output_model_of
+from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
+from ractobatch_dagster.yaml_source import Source
+
+__all__ = ["OpenAIBatchComponent"]
+
+
+class PromptParts(dg.Model, dg.Resolvable):
+    """A `RactoPrompt`, but for its output, which is the component's."""
+
+    role: str
+    aim: str
+    constraints: list[str] | None = None
+    tone: str = ""
+    context: str | None = None
+    examples: list[dict[str, str]] | None = None
+    anti_hallucination: bool = True
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A prompt that is a text, with an output model."""
+
+    text: str
+    output_format: type[BaseModel] | None
+
+    def compile(self) -> str:
+        return self.text
+
+
+def _raw(context: dg.ResolutionContext, value: Any) -> Any:
+    return value
+
+
+def _resolved(context: dg.ResolutionContext, value: Any) -> Any:
+    return context.resolve_value(value)
+
+
+def _partitions(context: dg.ResolutionContext, said: Partitions) -> Partitions:
+    return Partitions.model_validate(context.resolve_value(said.model_dump(exclude_none=True)))
+
+
+def _words(description: str, **more: Any) -> dg.Resolver:
+    resolver: dg.Resolver = dg.Resolver.default(description=description, **more)
+    return resolver
+
+
+class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
+    """A batch asset in YAML: rows from an asset, files or a query become prompts, batches and a table of typed answers.
+
+    What is not said here has the default of `batch_asset`, whose arguments these are. Subclasses may override
+    `build_prompt`, `read_rows` and `batch_asset_arguments`.
+
+    Example:
+        ```yaml
+        type: ractobatch_dagster.OpenAIBatchComponent
+        attributes:
+          name: ticket_triage
+          model: gpt-4o-mini
+          source: {asset: tickets}
+          template: "{{ subject }}\\n\\n{{ body }}"
+          prompt: {role: You triage support tickets., aim: Label one ticket.}
+          output:
+            sentiment: [positive, neutral, negative]
+            products: list[str]
+          key: ticket_id
+        ```
+    """
+
+    name: Annotated[str, _words("The key of the table.", examples=["ticket_triage", "support/ticket_triage"])]
+    model_name: Annotated[
+        str,
+        dg.Resolver(
+            _resolved,
+            model_field_name="model",  # as an attribute it would hide `Resolvable.model`
+            model_field_type=str,
+            description="The model, or on Azure the deployment.",
+        ),
+    ]
+    source: Annotated[Source, _words("Where the rows come from.")]
+    template: Annotated[
+        str | None,
+        dg.Resolver(
+            _raw,
+            model_field_type=str,
+            inject_before_resolve=False,  # its variables are columns, not Dagster's
+            description="Makes the prompt of a row: a Jinja template over its columns. Left out, the rows have a "
+            "column `user_message`.",
+            examples=["{{ subject }}\n\n{{ body }}"],
+        ),
+    ] = None
+    prompt: Annotated[str | PromptParts | None, _words("The system prompt: a text, or its parts.")] = None
+    output: Annotated[
+        str | dict[str, Any] | None,
+        _words(
+            "What an answer is: the dotted path of a Pydantic model, or fields and their types.",
+            examples=[
+                "my_project.schemas.Triage",
+                {"sentiment": ["good", "bad"], "products": "list[str]", "age": "int?"},
+            ],
+        ),
+    ] = None
+    key: Annotated[str | None, _words("The column that identifies a row.")] = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    extra: Annotated[dict[str, Any] | None, _words("Merged last into every request body.")] = None
+    partition_by: Annotated[str | None, _words("The column that holds each row's partition.")] = None
+    carry: Annotated[list[str] | None, _words("The columns that stand in the table beside the answers.")] = None
+    on_null: Literal["error", "skip"] | None = None
+    dedupe: bool | None = None
+    reuse: bool | None = None
+    max_rounds: int | None = None
+    repairs: int | None = None
+    on_change: Literal["fail", "attach", "replace"] | None = None
+    on_terminate: Literal["keep", "cancel"] | None = None
+    max_error_rate: float | None = None
+    completion_window: str | None = None
+    blocking: bool | None = None
+    poll_seconds: float | None = None
+    pieces: int | None = None
+    resource_key: Annotated[str | None, _words("The key of the `OpenAIBatchResource`.")] = None
+    pool: str | None = None
+    io_manager_key: str | None = None
+    partitions: Annotated[
+        Partitions | None,
+        dg.Resolver(_partitions, model_field_type=Partitions, description="How both assets are partitioned."),
+    ] = None
+    asset_attributes: Annotated[
+        ResolvedAssetAttributes | None,
+        _words("Group, owners, tags, kinds, description, metadata, dependencies, code version, automation condition."),
+    ] = None
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The assets, their jobs and checks, and the sensor of their resource."""
+        return self.build_batch_asset(Path(context.path)).definitions
+
+    def build_batch_asset(self, folder: Path) -> BatchAsset:
+        """What `batch_asset` makes of it.
+
+        Args:
+            folder: What the paths of files are counted from.
+
+        Raises:
+            ConfigurationError: Something cannot work as given.
+        """
+        self.source.check()
+        if self.source.by_partition and self.partitions is None:
+            raise ConfigurationError("source: it names the partition, and there are no `partitions`.")
+        return batch_asset(**self.batch_asset_arguments())(self._function(folder))
+
+    def build_prompt(self) -> Prompt | str | None:
+        """The system prompt, with the output model."""
+        output = output_model_of(self.name, self.output) if self.output is not None else None
+        if isinstance(self.prompt, PromptParts):
+            parts = {name: getattr(self.prompt, name) for name in type(self.prompt).model_fields}
+            return RactoPrompt(
+                **{**parts, "constraints": parts["constraints"] or "", "output_format": output or "text"}
+            )
+        return _Text(self.prompt or "", output) if output is not None else self.prompt
+
+    def read_rows(self, folder: Path, partition: str | None) -> Any:
+        """The rows, where the source is no asset: anything that `batch_asset` takes as a frame."""
+        return self.source.read(folder, partition)
+
+    def batch_asset_arguments(self) -> dict[str, Any]:
+        """The arguments for `batch_asset`."""
+        attributes = dict(self.asset_attributes or {})
+        refused = sorted(attributes.keys() - _ATTRIBUTES)
+        if refused:
+            raise ConfigurationError(f"asset_attributes: a batch asset has no `{refused[0]}`.")
+        arguments = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
+        if self.source.asset:
+            arguments["ins"] = {"rows": dg.AssetIn(key=dg.AssetKey.from_user_string(self.source.asset))}
+        if self.source.by_partition:
+            arguments["backfill_policy"] = dg.BackfillPolicy.multi_run()
+        if "kinds" in attributes:
+            attributes["kinds"] = set(attributes["kinds"])
+        return {
+            **arguments,
+            **attributes,
+            "asset_key": dg.AssetKey.from_user_string(self.name),
+            "model": self.model_name,
+            "prompt": self.build_prompt(),
+            "partitions_def": partitions_definition(self.partitions) if self.partitions is not None else None,
+        }
+
+    def _function(self, folder: Path) -> Callable[..., Any]:
+        if self.source.asset:
+
+            def upstream(rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  (the IO manager decides)
+                return rows
+
+            return upstream
+
+        def read(context: dg.AssetExecutionContext) -> Any:
+            return self.read_rows(folder, context.partition_key if context.has_partition_key else None)
+
+        return read
+
+
+_OPTIONS = (
+    "template", "key", "temperature", "max_tokens", "extra", "partition_by", "carry", "on_null", "dedupe", "reuse",
+    "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window", "blocking",
+    "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key",
+)  # fmt: skip
+_ATTRIBUTES = {
+    "deps", "description", "metadata", "group_name", "code_version", "owners", "tags", "kinds", "automation_condition",
+}  # fmt: skip

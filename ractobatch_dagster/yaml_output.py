@@ -1,0 +1,106 @@
+"""What a YAML file says of the answers, as a Pydantic model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, create_model
+
+from ractobatch_dagster.errors import ConfigurationError
+
+__all__ = ["output_model_of"]
+
+_TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+_LIST = re.compile(r"list\[(.+)\]")
+
+
+def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseModel]:
+    """The output model.
+
+    Args:
+        name: What to call it, where it has no name.
+        output: The dotted path of a Pydantic model, or a mapping of fields. A field is a type (`str`, `int`, `float`,
+            `bool`, `list[…]` of one, with a `?` behind it where there may be none), a list of the texts that are
+            allowed, or a mapping: `type` or `values` or `fields` (a nested model), with `description`, `many` (a list
+            of it) and `optional`.
+
+    Raises:
+        ConfigurationError: It is none of these; the field's path is named.
+    """
+    if isinstance(output, str):
+        return _imported(output)
+    return _model(_class_name(name), output, "output")
+
+
+def _imported(path: str) -> type[BaseModel]:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"output: {path!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise ConfigurationError(f"output: {path!r} is no Pydantic model; write `package.module.Model`, or its fields.")
+    return found
+
+
+def _model(name: str, fields: Mapping[str, Any], path: str) -> type[BaseModel]:
+    if not isinstance(fields, Mapping) or not fields:
+        raise ConfigurationError(f"{path}: give a mapping with at least one field, not {fields!r}.")
+    made: dict[str, Any] = {}
+    for field, said in fields.items():
+        if not str(field).isidentifier() or str(field).startswith("_"):
+            raise ConfigurationError(f"{path}: {field!r} is no name for a field: write letters, digits, `_` within.")
+        kind, description = _field(said, f"{path}.{field}", f"{name}{_class_name(str(field))}")
+        made[str(field)] = (kind, Field(description=description))
+    model: type[BaseModel] = create_model(name, **made)
+    return model
+
+
+def _field(said: Any, path: str, name: str) -> tuple[Any, str | None]:
+    """The type of a field, and its description."""
+    if isinstance(said, str):
+        return _type(said, path), None
+    if isinstance(said, list | tuple):
+        return _values(said, path), None
+    if not isinstance(said, Mapping):
+        raise ConfigurationError(f"{path}: a field is a type, a list of values or a mapping, not {said!r}.")
+    unknown = sorted(said.keys() - {"type", "values", "fields", "description", "many", "optional"})
+    ways = [way for way in ("type", "values", "fields") if way in said]
+    if unknown or len(ways) != 1:
+        wrong = f"{unknown[0]!r} means nothing here" if unknown else f"it has {ways or 'none of them'}"
+        raise ConfigurationError(f"{path}: a field has one of `type`, `values` and `fields`; {wrong}.")
+    kind: Any
+    if "type" in said:
+        kind = _type(str(said["type"]), path)
+    else:
+        kind = _values(said["values"], path) if "values" in said else _model(name, said["fields"], path)
+    if said.get("many"):
+        kind = list[kind]
+    if said.get("optional"):
+        kind = kind | None
+    return kind, said.get("description")
+
+
+def _type(text: str, path: str) -> Any:
+    if text.endswith("?"):
+        return _type(text[:-1], path) | None
+    if inner := _LIST.fullmatch(text):
+        return list[_type(inner[1], path)]  # type: ignore[misc]
+    if text not in _TYPES:
+        raise ConfigurationError(f"{path}: {text!r} is no type; there are {', '.join(_TYPES)}, `list[str]` and `str?`.")
+    return _TYPES[text]
+
+
+def _values(values: Any, path: str) -> Any:
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(one, str) for one in values):
+        raise ConfigurationError(
+            f"{path}: the values are a list of texts, not {values!r}. Quote what YAML reads otherwise, such as no."
+        )
+    return Literal[tuple(values)]
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in re.split(r"[^0-9A-Za-z]+", name)) or "Answer"
