@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ractobatch_dagster.assets import BatchAsset, batch_asset
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
+from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
 from ractobatch_dagster.yaml_output import output_model_of
 from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
 from ractobatch_dagster.yaml_source import Source
@@ -61,6 +62,7 @@ def _words(description: str, **more: Any) -> dg.Resolver:
     return resolver
 
 
+@dg.scaffold_with(OpenAIBatchScaffolder)
 class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     """A batch asset in YAML: rows from an asset, files or a query become prompts, batches and a table of typed answers.
 

@@ -147,6 +147,30 @@ def test_rows_come_from_files_and_queries(
         assert made.load("triage", kind=pl.DataFrame)["user_message"].to_list() == PROMPTS
 
 
+def test_what_is_scaffolded_runs(batch_server: LocalServer, tmp_path: Path) -> None:
+    """With its two rows, and the model of the answers in a module of its own."""
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=OpenAIBatchComponent, defs_path="triage")
+        assert {"defs.yaml", "rows.csv", "schema.py"} == {one.name for one in path.iterdir()}
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            made = project(batch_server, tmp_path, defs)
+            assert made.run("triage_submission").success
+            made.land()
+            table = made.load("triage", kind=pa.Table)
+    assert table["id"].to_pylist() == [1, 2]
+    assert table["llm_status"].to_pylist() == ["ok", "ok"]
+    assert {"sentiment", "topics"} <= set(table.column_names)
+
+
+def test_the_readme_builds() -> None:
+    """Its YAML is what it says."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(type: ractobatch_dagster.OpenAIBatchComponent\n.*?)```", text, re.DOTALL)
+    with loaded(yaml.safe_load(example)["attributes"]) as defs:
+        keys = [key.to_user_string() for one in assets(defs) for key in one.keys]
+    assert keys == ["ticket_triage_submission", "ticket_triage"]
+
+
 def test_a_query_of_a_database(batch_server: LocalServer, tmp_path: Path) -> None:
     """DuckDB's own file, read only."""
     with duckdb.connect(str(tmp_path / "tickets.db")) as connection:
@@ -291,7 +315,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def test_rows_that_cannot_be_read_fail_the_run(batch_server: LocalServer, tmp_path: Path) -> None:
     """With the file or the query in the error, and nothing sent."""
     for source, message in (
-        ("{file: '*.csv'}", "There is no file"),
+        ("{file: 'no/*.csv'}", "There is no file"),
         ("{sql: select nothing}", "query of the source fails"),
     ):
         with loaded(attributes(f"source: {source}")) as defs:
