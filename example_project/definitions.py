@@ -75,19 +75,23 @@ def side_effects(review_labels: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-defs = dg.Definitions(
-    assets=[reviews, *review_labels.assets, side_effects],
-    asset_checks=[sentiment_agrees_with_rating],
-    jobs=review_labels.jobs,
-    sensors=[build_batch_sensor(minimum_interval_seconds=5 if LOCAL else 30)],
-    resources={
-        "openai_batch": OpenAIBatchResource(
-            root=STORE,
-            provider="local" if LOCAL else None,
-            api_key=None if LOCAL else dg.EnvVar("OPENAI_API_KEY"),
-            base_url=os.environ.get("OPENAI_BASE_URL"),
-        ),
-        "io_manager": ParquetIOManager(root=STORE),
-    },
-    executor=dg.in_process_executor,  # each run has one step, which a process of its own would not make quicker
+defs = dg.Definitions.merge(
+    dg.Definitions(
+        assets=[reviews, *review_labels.assets, side_effects],
+        asset_checks=[sentiment_agrees_with_rating],
+        jobs=review_labels.jobs,
+        sensors=[build_batch_sensor(minimum_interval_seconds=5 if LOCAL else 30)],
+        resources={
+            "openai_batch": OpenAIBatchResource(
+                root=STORE,
+                provider="local" if LOCAL else None,
+                api_key=None if LOCAL else dg.EnvVar("OPENAI_API_KEY"),
+                base_url=os.environ.get("OPENAI_BASE_URL"),
+            ),
+            "io_manager": ParquetIOManager(root=STORE),
+        },
+        executor=dg.in_process_executor,  # each run has one step, which a process of its own would not make quicker
+    ),
+    # and the pair that is written in YAML, in the folder `defs`
+    dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
 )

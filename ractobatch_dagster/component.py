@@ -137,6 +137,9 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     poll_seconds: float | None = None
     pieces: int | None = None
     resource_key: Annotated[str | None, _words("The key of the `OpenAIBatchResource`.")] = None
+    sensor: Annotated[
+        bool, _words("Whether the sensor of the resource comes along; no, where the project defines it itself.")
+    ] = True
     pool: str | None = None
     io_manager_key: str | None = None
     partitions: Annotated[
@@ -149,8 +152,9 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     ] = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, their jobs and checks, and the sensor of their resource."""
-        return self.build_batch_asset(Path(context.path)).definitions
+        """The assets, their jobs and checks, and the sensor of their resource if it is wanted."""
+        made = self.build_batch_asset(Path(context.path))
+        return made.definitions if self.sensor else dg.Definitions(assets=made.assets, jobs=made.jobs)
 
     def build_batch_asset(self, folder: Path) -> BatchAsset:
         """What `batch_asset` makes of it.

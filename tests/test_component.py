@@ -245,6 +245,13 @@ def test_every_option_reaches_the_asset() -> None:
     assert set(plain.batch_asset_arguments()) == {"ins", "asset_key", "model", "prompt", "partitions_def"}
 
 
+@pytest.mark.parametrize("sensor", [True, False])
+def test_the_sensor_is_the_projects_where_it_says_so(sensor: bool) -> None:
+    """Two sensors of one name would be an error."""
+    with loaded(attributes("source: {asset: tickets}", sensor=sensor)) as defs:
+        assert [one.name for one in defs.sensors or ()] == (["openai_batch_sensor"] if sensor else [])
+
+
 def test_a_model_by_its_path() -> None:
     """Whoever has a Pydantic model names it."""
     given = attributes("source: {asset: tickets}", output="tests.test_component.Triage", prompt="Label it.")
