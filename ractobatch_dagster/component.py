@@ -189,7 +189,9 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         attributes = dict(self.asset_attributes or {})
         refused = sorted(attributes.keys() - _ATTRIBUTES)
         if refused:
-            raise ConfigurationError(f"asset_attributes: a batch asset has no `{refused[0]}`.")
+            raise ConfigurationError(
+                f"asset_attributes: `{refused[0]}` is none that a batch asset has; partitions are said in `partitions`."
+            )
         arguments = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
         if self.source.asset:
             arguments["ins"] = {"rows": dg.AssetIn(key=dg.AssetKey.from_user_string(self.source.asset))}

@@ -74,7 +74,7 @@ class Source(dg.Model, dg.Resolvable):
         return self._files(folder, partition) if self.file else self._query(folder, partition)
 
     def _files(self, folder: Path, partition: str | None) -> Any:
-        pattern = str(folder / str(self.file).replace(_IN_PATH, glob.escape(str(partition))))
+        pattern = str(Path(glob.escape(str(folder))) / str(self.file).replace(_IN_PATH, glob.escape(str(partition))))
         paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
         if not paths:
             raise InvalidInputError(f"There is no file {pattern!r}.")

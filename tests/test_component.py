@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from ractobatch_dagster import OpenAIBatchComponent
 from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.yaml_source import Source
 from tests.project import Project, failure
 
 TICKETS = pd.DataFrame(
@@ -145,6 +146,14 @@ def test_rows_come_from_files_and_queries(
         assert made.run("triage_submission").success
         made.land()
         assert made.load("triage", kind=pl.DataFrame)["user_message"].to_list() == PROMPTS
+
+
+def test_only_the_files_own_path_is_a_pattern(tmp_path: Path) -> None:
+    """A folder or a partition may have brackets in its name."""
+    folder = tmp_path / "a[1]"
+    (folder / "x*").mkdir(parents=True)
+    TICKETS.to_csv(folder / "x*" / "t.csv")
+    assert list(Source(file="{partition}/*.csv").read(folder, "x*")) == [str(folder / "x*" / "t.csv")]
 
 
 def test_what_is_scaffolded_runs(batch_server: LocalServer, tmp_path: Path) -> None:
@@ -296,7 +305,7 @@ def test_subclasses_override(batch_server: LocalServer, tmp_path: Path) -> None:
         ("source: {asset: a}\npartitions: {type: daily}", "'daily' need `start`"),
         ("source: {asset: a}\npartitions: {type: static, keys: [a], start: b}", "'static' have no `start`"),
         ("source: {asset: a}\npartitions: {type: multi, dimensions: {a: {type: static}}}", r"partitions\.a: .*`keys`"),
-        ("source: {asset: a}\nasset_attributes: {skippable: true}", "has no `skippable`"),
+        ("source: {asset: a}\nasset_attributes: {skippable: true}", "`skippable` is none that a batch asset has"),
         ("source: {asset: a}\ntemplate: hello", "names no column"),
         ("source: {asset: a}\nkye: id", "Extra inputs are not permitted"),
     ],
