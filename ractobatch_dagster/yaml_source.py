@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +91,12 @@ class Source(dg.Model, dg.Resolvable):
             connection = duckdb.connect(database, read_only=bool(self.database))
             connection.execute("set file_search_path = $folder", {"folder": str(folder)})
             values = {"partition": partition} if self.by_partition else None
-            return connection.sql(str(self.sql), params=values)
+            return _kept(connection, connection.sql(str(self.sql), params=values))
         except duckdb.Error as error:
             raise InvalidInputError(f"The query of the source fails: {error}") from error
+
+
+def _kept(connection: object, relation: Any) -> Iterator[Any]:
+    """The relation, with its connection open until it has been read: DuckDB 1.1 closes one that nobody holds."""
+    yield relation
+    del connection
