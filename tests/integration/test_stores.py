@@ -111,7 +111,7 @@ SEALING = ("encoder.json", "copies.parquet", "/asked/", "known.parquet", "/log/0
         (7, "submissions/waiting/log/00000000.json.gz"),
         (9, "/log/00000002.json.gz"),
         (13, ""),
-        (35, "tables/waiting.parquet"),
+        (33, "tables/waiting.parquet"),
     ],
     ids=lambda value: f"{value}" if isinstance(value, int) else value.strip("/").replace("/", "-") or "collecting",
 )
