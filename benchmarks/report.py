@@ -129,7 +129,8 @@ def _parts(result: Mapping[str, Any]) -> str:
     rows: list[list[str]] = []
     for name, steps in result["steps"].items():
         rows += [[name, step, _shown(spread(values), "{:.2f} µs")] for step, values in steps.items()]
-        rows.append([name, "**together**", f"**{result['sums'][name]:.2f} µs**"])
+        together = sum(spread(values)["median"] for values in steps.values())
+        rows.append([name, "**together**", f"**{together:.2f} µs**"])
     return (
         f"{result['rows']:,} rows. Each step is a loop around one library call, with nothing of the package in it; one "
         "process can do no better than their sum with the libraries that the package rests on.\n\n"

@@ -66,7 +66,7 @@ def _words(description: str, **more: Any) -> dg.Resolver:
 class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     """A batch asset in YAML: rows from an asset, files or a query become prompts, batches and a table of typed answers.
 
-    What is not said here has the default of `batch_asset`, whose arguments these are. Subclasses may override
+    What is not said has the default of `batch_asset`, which explains the options. Subclasses may override
     `build_prompt`, `read_rows` and `batch_asset_arguments`.
 
     Example:

@@ -68,10 +68,11 @@ class Source(dg.Model, dg.Resolvable):
             partition: The key of the run's partition, if it has one.
 
         Raises:
+            ConfigurationError: It names the partition, and the run is not for one; or DuckDB is not installed.
             InvalidInputError: There is no such file, or the query fails.
         """
         if self.by_partition and partition is None:
-            raise ConfigurationError("source: it names the partition, and the asset has none.")
+            raise ConfigurationError("source: it names the partition, and this run is not for exactly one.")
         return self._files(folder, partition) if self.file else self._query(folder, partition)
 
     def _files(self, folder: Path, partition: str | None) -> Any:
@@ -79,7 +80,7 @@ class Source(dg.Model, dg.Resolvable):
         paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
         if not paths:
             raise InvalidInputError(f"There is no file {pattern!r}.")
-        return (path for path in paths)
+        return iter(paths)
 
     def _query(self, folder: Path, partition: str | None) -> Any:
         try:
