@@ -13,15 +13,26 @@ from ractobatch_dagster.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
     from ractobatch_dagster.requests.body import RequestTemplate
 
-__all__ = ["Encoder", "custom_id", "custom_id_bytes", "encode_line", "escape", "escape_all", "request_hash"]
+__all__ = [
+    "Encoder",
+    "custom_id",
+    "custom_id_bytes",
+    "custom_ids",
+    "encode_line",
+    "escape",
+    "escape_all",
+    "request_hash",
+]
 
 _BREAKS = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 """Line breaks to some readers; legal in JSON, but escaped they break nobody's."""
 
-_CUSTOM_ID = b"row-%08d"
+_HEAD, _DIGITS = "row-", 8
+_CUSTOM_ID = f"{_HEAD}%0{_DIGITS}d".encode()
 
 _BREAK_BYTES = tuple((character.encode(), escape) for character, escape in _BREAKS)
 
@@ -128,6 +139,14 @@ class Encoder(msgspec.Struct, frozen=True):
 def custom_id(row: int) -> str:
     """The `custom_id` of a row's request, by the row's number in its submission."""
     return (_CUSTOM_ID % row).decode()
+
+
+def custom_ids(rows: pa.Array) -> pa.Array:
+    """The `custom_id` of each of these rows, as strings; null stays null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.binary_join_element_wise(_HEAD, pc.utf8_lpad(rows.cast(pa.string()), _DIGITS, "0"), "")
 
 
 def custom_id_bytes(rows: np.ndarray) -> np.ndarray:

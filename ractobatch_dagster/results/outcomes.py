@@ -6,14 +6,16 @@ validator or model costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ractobatch_dagster.results.classify import Outcome
+    from ractobatch_dagster.results.quick import PlainAnswer
 
-__all__ = ["ANSWERED", "OUTCOMES", "Columns", "as_values"]
+__all__ = ["ANSWERED", "AT_ONCE", "OUTCOMES", "Columns", "as_values"]
 
 _TEXTS = ("status", "text", "finish_reason", "model", "error_code", "error", "request_id")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -22,7 +24,11 @@ _FLAGS = ("retryable", "never_run")
 ANSWERED = (*_TEXTS, *_TOKENS)
 """What an outcome says of a row."""
 
-_BLOCK = 1_000
+_ANSWER = ("custom_id", "text", "model", "request_id", *_TOKENS)
+_CONSTANT = {"status": "ok", "finish_reason": "stop", "retryable": False, "never_run": False}
+"""What a plain answer tells, and what is the same for all of them."""
+
+AT_ONCE = 1_000
 """Python values become Arrow's in blocks of so many: larger ones no longer fit a processor's cache."""
 
 Values = tuple[Any, ...]
@@ -73,10 +79,28 @@ class Columns:
     def add(self, values: Values) -> int:
         """Append one outcome; its place, counted from 0."""
         self._waiting.append(values)
-        if len(self._waiting) == _BLOCK:
+        if len(self._waiting) == AT_ONCE:
             self._flush()
         self.count += 1
         return self.count - 1
+
+    def add_answers(self, answers: Sequence[PlainAnswer]) -> int:
+        """Append some plain answers, at most `AT_ONCE` for speed; the place of the first."""
+        import pyarrow as pa
+
+        self._flush()
+        first, size = self.count, len(answers)
+        if size:
+            given = dict(zip(_ANSWER, zip(*answers, strict=True), strict=True))
+            arrays = [
+                pa.array(given[field.name], field.type)
+                if field.name in given
+                else pa.repeat(pa.scalar(_CONSTANT.get(field.name), field.type), size)
+                for field in self._schema
+            ]
+            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            self.count += size
+        return first
 
     def table(self) -> pa.Table:
         """All of them."""

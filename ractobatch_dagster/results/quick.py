@@ -6,13 +6,14 @@ Anything else about a line (an error, a refusal, a tool call, a field of another
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from ractobatch_dagster.results.outcomes import Values
+__all__ = ["PlainAnswer", "read_answer"]
 
-__all__ = ["read_answer"]
+PlainAnswer = tuple[str, str, str, str, int, int | None, int, int | None]
+"""The `custom_id`, text, model, request id, and the tokens: prompt, cached, completion, reasoning."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -39,12 +40,12 @@ class _Message(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     message: _Message
-    finish_reason: str
+    finish_reason: Literal["stop"]
 
 
 class _Body(msgspec.Struct, gc=False):
     model: str
-    choices: list[_Choice]
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
     usage: _Usage
     error: None = None
 
@@ -65,29 +66,22 @@ _decode = msgspec.json.Decoder(_Line).decode
 _NO_DETAILS = _Details()
 
 
-def read_answer(data: bytes) -> tuple[str, Values] | None:
-    """The `custom_id` and the outcome of a line that is a plain answer; `None` for any other."""
+def read_answer(data: bytes) -> PlainAnswer | None:
+    """What a line says that is a plain answer; `None` for any other."""
     try:
         line = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     response = line.response
     body = response.body
-    if not body.choices or body.choices[0].finish_reason != "stop":
-        return None
     usage = body.usage
-    return line.custom_id, (
-        "ok",
+    return (
+        line.custom_id,
         body.choices[0].message.content,
-        "stop",
         body.model,
-        None,
-        None,
         response.request_id,
         usage.prompt_tokens,
         (usage.prompt_tokens_details or _NO_DETAILS).cached_tokens,
         usage.completion_tokens,
         (usage.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
-        False,
-        False,
     )

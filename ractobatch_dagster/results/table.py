@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -75,7 +75,7 @@ class ResultTable:
 
         return pa.schema([*carried, *self._answers.fields, *llm_fields()])
 
-    def block(self, rows: pa.RecordBatch, outcomes: pa.Table, start: int, custom_ids: Sequence[str | None]) -> pa.Table:
+    def block(self, rows: pa.RecordBatch, outcomes: pa.Table, start: int, custom_ids: pa.Array) -> pa.Table:
         """Join rows to outcomes and type the answers.
 
         Args:
@@ -97,7 +97,7 @@ class ResultTable:
             **_block(known, found["status"], pc.is_valid(hashes)),
             "llm_fingerprint": pa.repeat(self._fingerprint, len(rows)),
             REQUEST_HASH: to_hex(hashes),
-            CUSTOM_ID: pa.array(custom_ids, pa.string()),
+            CUSTOM_ID: custom_ids,
         }
         carried = [(field, column) for field, column in zip(rows.schema, rows.columns, strict=True)
                    if field.name != REQUEST_HASH]  # fmt: skip
@@ -109,11 +109,12 @@ class ResultTable:
     def _typed(self, found: pa.Table) -> tuple[pa.Table, list[pa.ChunkedArray]]:
         """The answers' columns, and the outcomes, of which those are `invalid_output` whose text fits not."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         if self._output_type is None:
             return found, []
-        statuses, texts = found["status"].to_pylist(), found["text"].to_pylist()
-        answers = [(text or "") if status == "ok" else None for status, text in zip(statuses, texts, strict=True)]
+        given = pc.if_else(pc.equal(found["status"], "ok"), pc.fill_null(found["text"], ""), None)
+        answers = given.to_pylist()
         chunks: list[list[pa.Array]] = []
         problems: list[str | None] = []
         for start in range(0, len(answers), _TYPED_AT_ONCE):
@@ -125,13 +126,15 @@ class ResultTable:
             pa.chunked_array([arrays[place] for arrays in chunks], field.type) for place, field in enumerate(fields)
         ]
         if any(problems):
-            columns = {name: found[name].to_pylist() for name in ("error_code", "error")}
-            for row, problem in enumerate(problems):
-                if problem is not None:
-                    statuses[row] = columns["error_code"][row] = "invalid_output"
-                    columns["error"][row] = problem
-            for name, values in {"status": statuses, **columns}.items():
-                found = found.set_column(found.schema.get_field_index(name), name, pa.array(values, pa.string()))
+            wrong_text = pa.array(problems, pa.string())
+            changed = pc.is_valid(wrong_text)
+            for name, value in {
+                "status": "invalid_output",
+                "error_code": "invalid_output",
+                "error": wrong_text,
+            }.items():
+                column = pc.if_else(changed, value, found[name])
+                found = found.set_column(found.schema.get_field_index(name), name, column)
         return found, typed
 
 

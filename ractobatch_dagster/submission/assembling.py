@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ractobatch_dagster.requests.encode import custom_id
+from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.results.table import ResultTable
 from ractobatch_dagster.submission.answered import Answered, Copies
@@ -63,13 +63,13 @@ class Assembly:
             start = end
 
     def _block(self, rows: pa.RecordBatch, found: pa.Table, copies: Copies, start: int, end: int) -> pa.Table:
+        import numpy as np
         import pyarrow as pa
 
         copied, numbers, firsts = copies.between(start, end)
         if len(copied):
             found = pa.concat_tables([found, copied])
-        asked = rows.column(REQUEST_HASH).is_valid().to_pylist()
-        ids = [custom_id(row) if there else None for row, there in zip(range(start, end), asked, strict=True)]
-        for row, first in zip(numbers.tolist(), firsts.tolist(), strict=True):
-            ids[row - start] = custom_id(first)
-        return self._table.block(rows, found, start, ids)
+        answering = np.arange(start, end)
+        answering[numbers - start] = firsts
+        nothing_asked = rows.column(REQUEST_HASH).is_null().to_numpy(zero_copy_only=False)
+        return self._table.block(rows, found, start, custom_ids(pa.array(answering, mask=nothing_asked)))

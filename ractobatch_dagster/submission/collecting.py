@@ -15,7 +15,7 @@ from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, Stor
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
-from ractobatch_dagster.requests.encode import custom_id
+from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.results.classify import Outcome, no_line
 from ractobatch_dagster.results.join import join_files, refused
 from ractobatch_dagster.results.outcomes import Columns, as_values
@@ -38,7 +38,8 @@ _MAX_FAILURES = 3
 _MAX_ODD_LINES = 10_000
 """How many odd lines of a batch are kept to be looked at; all are counted."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
+"""How much of a file is cut into lines at a time: as much as a processor's cache holds twice."""
 
 
 def collect(
@@ -161,8 +162,10 @@ def read_answers(
     Returns:
         The batch as collected.
     """
+    import pyarrow as pa
+
     rows = asked_rows(files, batch).rows
-    asked = [custom_id(row) for row in rows.tolist()]
+    asked = custom_ids(pa.array(rows)).to_pylist()
     odd = _Odd(batch)
     if path is None:
         outcomes = _without_files(batch, asked)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from ractobatch_dagster.requests.encode import (
     Encoder,
     custom_id,
     custom_id_bytes,
+    custom_ids,
     encode_line,
     escape,
     request_hash,
@@ -58,6 +60,13 @@ def test_a_template_rendered_once_gives_the_same_bytes(text: str, system: str | 
 def test_the_length_of_an_id_is_known_without_it(rows: list[int]) -> None:
     """Up to the largest number that a row can have."""
     assert custom_id_bytes(np.array(rows)).tolist() == [len(custom_id(row)) for row in rows]
+
+
+@given(st.lists(st.none() | st.integers(0, 2**63 - 1) | st.integers(10**8 - 2, 10**8 + 2)))
+def test_many_ids_are_made_at_once_as_one_by_one(rows: list[int | None]) -> None:
+    """Up to the largest number that a row can have; what has none stays without."""
+    expected = [None if row is None else custom_id(row) for row in rows]
+    assert custom_ids(pa.array(rows, pa.int64())).to_pylist() == expected
 
 
 @given(text=ODD, answer=ODD, problem=ODD, system=SYSTEM, extra=EXTRA)

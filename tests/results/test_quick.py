@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -12,17 +13,26 @@ from ractobatch_dagster.results import join as join_module
 from ractobatch_dagster.results.classify import classify, no_line
 from ractobatch_dagster.results.join import join_files
 from ractobatch_dagster.results.lines import read_line
-from ractobatch_dagster.results.outcomes import Values, as_values
-from ractobatch_dagster.results.quick import read_answer
+from ractobatch_dagster.results.outcomes import Columns, as_values
+from ractobatch_dagster.results.quick import PlainAnswer, read_answer
 from tests.results.fuzz_reader import ASKED, line, result_file, scrambled
 
 
-def generally(data: bytes) -> tuple[str, Values]:
-    """What the general reader says of a line that the quick one has taken."""
+def generally(data: bytes) -> Any:
+    """What the general reader says of a line that the quick one has taken: all that is stored of it."""
     read = read_line(2, data)
     assert isinstance(read, dict), data
     outcome = classify(read)
-    return outcome.custom_id, as_values(outcome)
+    columns = Columns()
+    columns.add(as_values(outcome))
+    return outcome.custom_id, columns.table()
+
+
+def quickly(answer: PlainAnswer) -> Any:
+    """The same of what the quick one made of it."""
+    columns = Columns()
+    columns.add_answers([answer])
+    return answer[0], columns.table()
 
 
 def test_both_ways_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +62,7 @@ def test_one_thing_wrong_with_a_line_changes_nothing_between_the_two() -> None:
         quick = read_answer(data)
         if quick is not None:
             taken += 1
-            assert quick == generally(data), data
+            assert quickly(quick) == generally(data), data
     assert taken > 500
 
 
@@ -70,4 +80,6 @@ def test_details_of_the_usage_are_read_as_well() -> None:
         answer["response"]["body"]["usage"]["prompt_tokens_details"] = details
         answer["response"]["body"]["usage"]["completion_tokens_details"] = {"reasoning_tokens": 2}
         data = json.dumps(answer).encode()
-        assert read_answer(data) == generally(data)
+        quick = read_answer(data)
+        assert quick is not None
+        assert quickly(quick) == generally(data)

@@ -54,7 +54,7 @@ def made(
     found = pa.Table.from_pylist(list(outcomes), schema=FINAL())
     asked = block.column("llm_request_hash").is_valid().to_pylist()
     ids = [f"row-{start + place}" if there else None for place, there in enumerate(asked)]
-    return ResultTable(output_type, "f").block(block, found, start, ids)
+    return ResultTable(output_type, "f").block(block, found, start, pa.array(ids, pa.string()))
 
 
 def test_an_answer_is_typed_and_its_origin_kept() -> None:
