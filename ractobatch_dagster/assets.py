@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
+from ractobatch_dagster.account import account_asset
 from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.errors import ConfigurationError
@@ -19,7 +20,7 @@ from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
-from ractobatch_dagster.signature import Signature, present
+from ractobatch_dagster.signature import Signature, key_of, present
 from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ class BatchAsset:
     resource_key: str
 
     @property
-    def assets(self) -> list[dg.AssetsDefinition]:
-        """Submission, table and checks, for `Definitions(assets=…)`."""
-        return [*([self.submission] if self.submission else []), self.table, *self.checks]
+    def assets(self) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+        """Submission, table and checks, for `Definitions(assets=…)`; and the account's asset, which all share."""
+        if self.submission is None:
+            return [self.table, *self.checks]
+        return [self.submission, self.table, *self.checks, account_asset(self.resource_key)]
 
     @cached_property
     def definitions(self) -> dg.Definitions:
@@ -182,6 +185,8 @@ def batch_asset(
         request = RequestTemplate.of(
             model, prompt, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
         )
+        signature = Signature.of(function)
+        upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
         spec = BatchSpec(
             asset=table_key,
             submission_asset=None if blocking else submission_key,
@@ -202,8 +207,8 @@ def batch_asset(
             ranges=io_manager_key is None and not isinstance(partitions_def, dg.MultiPartitionsDefinition),
             own_storage=io_manager_key is None,
             poll_seconds=poll_seconds,
+            upstream=key_of(*next(iter(upstreams.items()))) if len(upstreams) == 1 else None,
         )
-        signature = Signature.of(function)
         one_run = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def is not None else None)
         common: dict[str, Any] = {
             "partitions_def": partitions_def,
@@ -215,7 +220,7 @@ def batch_asset(
             "code_version": code_version or spec.code_version,
         }
         entry: dict[str, Any] = {
-            "ins": signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None),
+            "ins": upstreams,
             "deps": deps,
             "automation_condition": automation_condition,
             "pool": pool,

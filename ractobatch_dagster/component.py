@@ -152,9 +152,13 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     ] = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, their jobs and checks, and the sensor of their resource if it is wanted."""
+        """The assets, their jobs and checks, and the sensor of their resource with the account's asset if wanted."""
         made = self.build_batch_asset(Path(context.path))
-        return made.definitions if self.sensor else dg.Definitions(assets=made.assets, jobs=made.jobs)
+        if self.sensor:
+            return made.definitions
+        # Dagster notes on every asset of a component where it is from: the one of two components would be two
+        assets = [asset for asset in made.assets if not isinstance(asset, dg.AssetSpec)]
+        return dg.Definitions(assets=assets, jobs=made.jobs)
 
     def build_batch_asset(self, folder: Path) -> BatchAsset:
         """What `batch_asset` makes of it.

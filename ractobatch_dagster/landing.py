@@ -12,7 +12,7 @@ import dagster as dg
 
 from ractobatch_dagster.errors import ProviderError, StoreError
 from ractobatch_dagster.io_manager import table_path, written
-from ractobatch_dagster.metadata import TableSummary
+from ractobatch_dagster.metadata import TableSummary, column_lineage
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.results.table import ResultTable
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
@@ -57,13 +57,14 @@ def land(
     if open_:
         _not_ready(context, open_, spec)
         return
+    upstream = _upstream_columns(context, spec)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         made: dict[str | None, TableFile] = {}
         shown: dict[str | None, dict[str, Any]] = {}
         for number, key in enumerate(keys):
             files, state = table.submission(waiting[key]), states[waiting[key]]
             path = Path(folder) / f"{number}.parquet"
-            made[key], shown[key] = _made(files, state, key, spec, path, context.log.info)
+            made[key], shown[key] = _made(files, state, key, spec, path, context.log.info, resource.now(), upstream)
         if submissions_of(table, keys, spec) != waiting:
             context.log.info("A newer submission was opened meanwhile; its own run lands the table.")
             return
@@ -85,6 +86,8 @@ def _made(
     spec: BatchSpec,
     path: Path,
     log: Callable[[str], None],
+    now: float,
+    upstream: Sequence[str] | None,
 ) -> tuple[TableFile, dict[str, Any]]:
     """The table of one partition of a collected submission, and what the run says of it."""
     share = state.partition(key)
@@ -105,7 +108,21 @@ def _made(
             yield block
 
     made = write_table_file(path, assembly.schema, blocks())
-    return made, summary.metadata(state, key, files.store.uri(files.odd_lines))
+    shown = summary.metadata(state, key, files.store.uri(files.odd_lines), now)
+    lineage = column_lineage(spec, assembly.schema.names, upstream)
+    return made, shown | ({"dagster/column_lineage": lineage} if lineage else {})
+
+
+def _upstream_columns(context: dg.AssetExecutionContext, spec: BatchSpec) -> list[str] | None:
+    """The columns that the upstream's newest materialisation says it has; `None` where it says nothing."""
+    if spec.upstream is None:
+        return None
+    for record in context.instance.fetch_materializations(spec.upstream, limit=1).records:
+        event = record.asset_materialization
+        schema = event.metadata.get("dagster/column_schema") if event else None
+        if isinstance(schema, dg.TableSchemaMetadataValue):
+            return [column.name for column in schema.schema.columns]
+    return None
 
 
 _TELL_EVERY = 5.0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from ractobatch_dagster.models import ROW_STATUSES
+from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.requests.frame import PROMPT
+from ractobatch_dagster.results.cost import batch_cost
 from ractobatch_dagster.results.table import answer_names
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
 from ractobatch_dagster.submission.plan import progress
@@ -19,33 +23,81 @@ from ractobatch_dagster.submission.state import SubmissionState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TableSummary", "column_schema", "submission_metadata"]
+__all__ = ["Held", "TableSummary", "column_lineage", "column_schema", "submission_metadata"]
 
-_PREVIEW_ROWS = 8
+_PREVIEW_ROWS = 10
 _PREVIEW_ANSWERS = 6
 _CELL = 60
+_BATCHES = 20
+_LABELS = 30
+"""A column with more different answers than these is no label."""
 
 
-def submission_metadata(state: SubmissionState, key: str | None, dashboard: str | None) -> dict[str, Any]:
-    """What a submission run says of one partition: how much went where, and how far its submission is."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How many of a submission's rows are not asked: their answer was paid for before, another row asks the same, or
+    there is nothing to ask."""
+
+    reused: int
+    repeated: int
+    skipped: int
+
+
+def submission_metadata(
+    state: SubmissionState,
+    key: str | None,
+    *,
+    dashboard: str | None,
+    held: Held | None = None,
+    prompts: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """What a submission run says of one partition: how much went where, and how far its submission is.
+
+    Args:
+        state: The submission.
+        key: The partition.
+        dashboard: Where a person sees the provider's batches.
+        held: What is not asked; `None` where that is not planned yet.
+        prompts: A few of the partition's rows.
+    """
     now = progress(state)
     share = state.partition(key)
     created = [batch for batch in state.batches if batch.batch_id]
+    size = sum(batch.size for batch in state.batches)
+    tokens = size // BYTES_PER_TOKEN
+    cost = batch_cost(state.model, tokens, 0, 0)
     return {
         SUBMISSION: state.id,
         "rows": share.rows if share else 0,
         "rows_in_submission": state.rows,
         "requests": state.requests,
+        **({f"rows_{name}": getattr(held, name) for name in held.__slots__} if held else {}),
         "batches": len(state.batches),
         "batches_created": len(created),
         "batches_waiting": now.waiting,
-        "megabytes": round(sum(batch.size for batch in state.batches) / 1e6, 3),
+        "megabytes": round(size / 1e6, 3),
+        "prompt_tokens_estimated": tokens,
+        **({} if cost is None else {"prompt_cost_usd_estimated": round(cost, 6)}),
         "model": state.model,
         "provider": state.provider,
         "progress": str(now),
-        "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:20]]),
+        "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:_BATCHES]]),
+        **({"batch_table": dg.MetadataValue.md(_batch_table(state, dashboard))} if state.batches else {}),
+        **({"prompts": _table(list(prompts), list(prompts[0]))} if prompts else {}),
         **({"dashboard": dg.MetadataValue.url(dashboard)} if dashboard else {}),
     }
+
+
+def _batch_table(state: SubmissionState, dashboard: str | None) -> str:
+    lines = ["| batch | state | requests | MB |", "|---|---|---:|---:|"]
+    for batch in state.batches[:_BATCHES]:
+        name = batch.batch_id or f"number {batch.number}"
+        if batch.batch_id and dashboard:
+            name = f"[{name}]({dashboard}/{name})"
+        lines.append(f"| {name} | {batch.stage} | {batch.requests:,} | {batch.size / 1e6:.2f} |")
+    if len(state.batches) > _BATCHES:
+        lines.append(f"| and {len(state.batches) - _BATCHES:,} more | | | |")
+    return "\n".join(lines)
 
 
 class TableSummary:
@@ -66,6 +118,7 @@ class TableSummary:
         self._sums: Counter[str] = Counter()
         self._cost: list[float] = []
         self._preview: list[dict[str, Any]] = []
+        self._labels: dict[str, Counter[str]] = {name: Counter() for name in _label_columns(schema, spec)}
         answers = answer_names(spec.template.output_type)[:_PREVIEW_ANSWERS] or ["llm_text"]
         wanted = [*([spec.key] if spec.key else []), PROMPT, *answers, "llm_status"]
         self._shown = [name for name in dict.fromkeys(wanted) if name in schema.names]
@@ -86,17 +139,23 @@ class TableSummary:
             self._sums[name] += int(pc.sum(block[f"llm_{name}"]).as_py() or 0)
         self._cost.append(float(pc.sum(block["llm_cost_usd"]).as_py() or 0))
         self._sums["rows_without_price"] += block["llm_cost_usd"].null_count
+        asked = pc.and_(pc.is_valid(block["llm_prompt_tokens"]), pc.invert(block["llm_reused"]))
+        self._sums["calls"] += int(pc.sum(asked).as_py() or 0)
+        for name, counts in self._labels.items():
+            for entry in pc.value_counts(block[name].drop_null()):
+                counts[str(entry["values"].as_py())] += entry["counts"].as_py()
         missing = _PREVIEW_ROWS - len(self._preview)
         if missing:
             self._preview += block.select(self._shown).slice(0, missing).to_pylist()
 
-    def metadata(self, state: SubmissionState, partition: str | None, odd_lines: str) -> dict[str, Any]:
+    def metadata(self, state: SubmissionState, partition: str | None, odd_lines: str, now: float) -> dict[str, Any]:
         """All of it.
 
         Args:
             state: The table's submission.
             partition: The table's partition.
             odd_lines: Where the lines are kept that belong to no request.
+            now: Seconds since 1970.
         """
         share = state.partition(partition)
         counts: dict[str, int] = {word: self._statuses[word] for word in ROW_STATUSES}
@@ -112,20 +171,45 @@ class TableSummary:
             "cost_usd": round(math.fsum(self._cost), 8),
             **({"rows_without_price": unknown} if unknown else {}),
             "reused_answers": self._sums["reused"],
+            "seconds_from_submission": round(max(now - state.created_at, 0.0), 1),
+            # as `dagster-openai` names them, so that what adds those up counts these
+            "openai.calls": self._sums["calls"],
+            "openai.prompt_tokens": self._sums["prompt_tokens"],
+            "openai.completion_tokens": self._sums["completion_tokens"],
+            "openai.total_tokens": self._sums["prompt_tokens"] + self._sums["completion_tokens"],
             **(
                 {"anomalies": dg.MetadataValue.json(state.anomalies), "odd_lines": odd_lines} if state.anomalies else {}
             ),
             **({"batches_one_too_many": state.strays} if state.strays else {}),
             "statuses": dg.MetadataValue.md(_status_table(counts, self._errors)),
-            "preview": self._preview_table(),
+            **({"statuses_chart": dg.MetadataValue.md(_status_chart(counts))} if self._rows else {}),
+            **self._label_counts(),
+            "preview": _table(self._preview, self._shown),
             "dagster/column_schema": column_schema(self._schema),
         }
 
-    def _preview_table(self) -> dg.TableMetadataValue:
-        return dg.MetadataValue.table(
-            [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in self._preview],
-            schema=dg.TableSchema([dg.TableColumn(name) for name in self._shown]),
-        )
+    def _label_counts(self) -> dict[str, Any]:
+        found = {name: counts for name, counts in self._labels.items() if 0 < len(counts) <= _LABELS}
+        return {LABELS: dg.MetadataValue.json({n: dict(c.most_common()) for n, c in found.items()})} if found else {}
+
+
+LABELS = "label_counts"
+"""Metadata key of how often each label was answered, by column."""
+
+
+def _label_columns(schema: pa.Schema, spec: BatchSpec) -> list[str]:
+    """The answers that are one of few words: enums, literals, booleans."""
+    import pyarrow as pa
+
+    kinds = {name: schema.field(name).type for name in answer_names(spec.template.output_type)}
+    return [name for name, kind in kinds.items() if pa.types.is_dictionary(kind) or pa.types.is_boolean(kind)]
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [dg.TableRecord({name: _plain(row[name]) for name in columns}) for row in rows],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
+    )
 
 
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "reused")
@@ -145,6 +229,33 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
+def column_lineage(
+    spec: BatchSpec, columns: Sequence[str], told: Sequence[str] | None = None
+) -> dg.TableColumnLineage | None:
+    """Which of the upstream's columns each of the table's columns comes from; `None` where that is not known.
+
+    An answer comes from the columns that the template names, and a column that the table keeps from the one of the same
+    name, where the upstream tells that it has it.
+
+    Args:
+        spec: The table's asset.
+        columns: The table's columns.
+        told: The columns that the upstream says it has; `None` where it says nothing.
+    """
+    upstream = spec.upstream
+    if upstream is None:
+        return None
+
+    def of(names: Sequence[str]) -> list[dg.TableColumnDep]:
+        return [dg.TableColumnDep(upstream, name) for name in names if told is None or name in told]
+
+    asked = of(spec.prompts.columns) if spec.prompts is not None else []
+    answers = [*answer_names(spec.template.output_type), "llm_text"]
+    found = {name: asked for name in answers if name in columns and asked}
+    found |= {name: of([name]) for name in columns if told is not None and name in told}
+    return dg.TableColumnLineage(found) if found else None
+
+
 def _type_name(kind: pa.DataType) -> str:
     import pyarrow as pa
 
@@ -159,6 +270,24 @@ def _status_table(counts: Mapping[str, int], errors: Mapping[str, str]) -> str:
         if count:
             lines.append(f"| {word} | {count:,} | {_cell(errors.get(word, '')).replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
+
+
+_COLOURS = {"ok": "#2b9e78", "skipped": "#b8b8b8", "refusal": "#e8a33d", "truncated": "#e8a33d"}
+
+
+def _status_chart(counts: Mapping[str, int]) -> str:
+    """A bar of the statuses' shares, as an image that the UI shows in place: it does so below 1,000 characters."""
+    total, left = sum(counts.values()), 0.0
+    parts = []
+    for word, count in counts.items():
+        width = 300 * count / total
+        if width >= 0.5:
+            parts.append(
+                f"<path fill='{_COLOURS.get(word, '#d1495b')}' d='M{left:.0f} 0h{max(width, 1):.0f}v14H{left:.0f}'/>"
+            )
+        left += width
+    image = f"<svg xmlns='http://www.w3.org/2000/svg' width='300' height='14'>{''.join(parts)}</svg>"
+    return f"![rows by status](data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()})"
 
 
 def _plain(value: Any) -> str | int | float | bool | None:

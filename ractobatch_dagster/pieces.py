@@ -14,7 +14,7 @@ import dagster as dg
 
 from ractobatch_dagster.landing import land, submissions_of
 from ractobatch_dagster.resource import OpenAIBatchResource
-from ractobatch_dagster.signature import Signature, present
+from ractobatch_dagster.signature import Signature, key_of, present
 from ractobatch_dagster.spec import BatchSpec
 from ractobatch_dagster.submission.engine import LIGHT
 from ractobatch_dagster.submission.files import SubmissionFiles
@@ -193,7 +193,7 @@ def _graph(
         ins={one: dg.GraphIn() for one in inputs},
         out=dg.GraphOut(),
     )(compose)
-    given = {one: dg.AssetDep(_key_of(one, ins[one]), partition_mapping=ins[one].partition_mapping) for one in ins}
+    given = {one: dg.AssetDep(key_of(one, ins[one]), partition_mapping=ins[one].partition_mapping) for one in ins}
     given |= dict(zip(nothing, after, strict=True))
     return dg.AssetsDefinition(
         keys_by_input_name={name: one.asset_key for name, one in given.items()},
@@ -214,12 +214,6 @@ def _deps_of(one: Any) -> list[dg.AssetDep]:
     if isinstance(one, dg.AssetsDefinition):
         return [dg.AssetDep(key) for key in sorted(one.keys)]
     return [one if isinstance(one, dg.AssetDep) else dg.AssetDep(one)]
-
-
-def _key_of(name: str, given: dg.AssetIn) -> dg.AssetKey:
-    if given.key is not None:
-        return dg.AssetKey.from_coercible(given.key)
-    return dg.AssetKey(name).with_prefix(given.key_prefix or [])
 
 
 def _config(first: Any, step: str) -> dg.ConfigMapping:

@@ -48,6 +48,6 @@ def _sensor(
     def batches(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from ractobatch_dagster.ticking import tick
 
-        return tick(context, getattr(context.resources, resource_key), resource_key, name)
+        return tick(context, getattr(context.resources, resource_key), resource_key, name, minimum_interval_seconds)
 
     return batches

@@ -15,7 +15,7 @@ from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.io_manager import EACH_PARTITION
 from ractobatch_dagster.resource import OpenAIBatchResource
 
-__all__ = ["Signature"]
+__all__ = ["Signature", "key_of", "present"]
 
 _CONTEXT = ("context", "_context", "_")
 
@@ -105,6 +105,13 @@ class Signature:
     def call(self, context: dg.AssetExecutionContext, arguments: Mapping[str, Any]) -> Any:
         """Call the user's function."""
         return self.function(context, **arguments) if self.context else self.function(**arguments)
+
+
+def key_of(name: str, given: dg.AssetIn) -> dg.AssetKey:
+    """The asset that a parameter of this name stands for."""
+    if given.key is not None:
+        return dg.AssetKey.from_coercible(given.key)
+    return dg.AssetKey(name).with_prefix(given.key_prefix or [])
 
 
 def present(

@@ -32,7 +32,10 @@ RESOURCE = "ractobatch/resource"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
-    """One batch asset, as `batch_asset` was told. Its docstring says what each part means."""
+    """One batch asset, as `batch_asset` was told, whose docstring says what each part means.
+
+    `upstream` is the asset that the function takes its frame from, where that is one.
+    """
 
     asset: dg.AssetKey
     submission_asset: dg.AssetKey | None
@@ -53,6 +56,7 @@ class BatchSpec:
     own_storage: bool
     poll_seconds: float
     prompts: PromptTemplate | None = None
+    upstream: dg.AssetKey | None = None
 
     @property
     def name(self) -> str:

@@ -11,13 +11,17 @@ import dagster as dg
 
 from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
-from ractobatch_dagster.metadata import submission_metadata
+from ractobatch_dagster.metadata import Held, submission_metadata
+from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
 from ractobatch_dagster.spec import BatchSpec
 from ractobatch_dagster.submission.engine import SUBMIT
+from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file
 from ractobatch_dagster.submission.heartbeat import heartbeats, watched
 from ractobatch_dagster.submission.opening import Opened, open_submission
+from ractobatch_dagster.submission.rows import read_rows
+from ractobatch_dagster.submission.state import SubmissionState
 from ractobatch_dagster.terminating import termination
 
 __all__ = ["create", "open_for_run", "partition_keys", "submit", "submit_run", "told"]
@@ -99,12 +103,46 @@ def told(
     """What a submission run says of its partitions, each of which is in one of these submissions."""
     table, dashboard = spec.table(resource), resource.get_provider().profile.dashboard
     states = {id_: table.submission(id_).state() for id_ in sorted(set(submissions.values()))}
-    shown = {key: submission_metadata(states[id_], key, dashboard) for key, id_ in submissions.items()}
+    held = {id_: _held(table.submission(id_), state) for id_, state in states.items()}
+    shown = {
+        key: submission_metadata(
+            states[id_],
+            key,
+            dashboard=dashboard,
+            held=held[id_],
+            prompts=_prompts(table.submission(id_), states[id_], key, spec) if number < _WITH_PROMPTS else (),
+        )
+        for number, (key, id_) in enumerate(submissions.items())
+    }
     if len(shown) == 1:
         return dg.MaterializeResult(metadata=next(iter(shown.values())))
     for key, metadata in shown.items():
         context.add_asset_metadata(metadata, partition_key=key)
     return dg.MaterializeResult()
+
+
+_PROMPTS = 5
+_WITH_PROMPTS = 20
+"""So many prompts of a partition are shown, of so many partitions: each is a look into the store."""
+
+
+def _held(files: SubmissionFiles, state: SubmissionState) -> Held | None:
+    if state.predecessors:
+        return None  # what is asked depends on what those answer
+    with parquet_file(files.store, files.known) as known, parquet_file(files.store, files.copies) as copies:
+        reused, repeated = known.metadata.num_rows, copies.metadata.num_rows
+    first = sum(batch.requests for batch in state.batches if batch.round == 0)
+    return Held(reused, repeated, max(state.sealed - first - reused - repeated, 0))
+
+
+def _prompts(files: SubmissionFiles, state: SubmissionState, key: str | None, spec: BatchSpec) -> list[dict[str, Any]]:
+    """The first rows of a partition: what identifies them, and their prompts."""
+    share = state.partition(key)
+    if share is None or not share.rows:
+        return []
+    columns = [*([spec.key] if spec.key else []), PROMPT]
+    rows = read_rows(files, share.start, share.start + min(share.rows, _PROMPTS), columns)
+    return [row for batch in rows for row in batch.to_pylist()]
 
 
 def _see_that_somebody_looks(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, spec: BatchSpec) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 
+from ractobatch_dagster.account import observed, under_way
 from ractobatch_dagster.checks import ON_TIME, on_time
 from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import RactobatchError
@@ -16,6 +19,7 @@ from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import RESOURCE
 from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.heartbeat import FRESH, Heartbeat, beat, heartbeats
+from ractobatch_dagster.submission.state import SubmissionState
 from ractobatch_dagster.submission.watching import Open, Watch, open_submissions, tables
 
 __all__ = ["tick"]
@@ -34,9 +38,9 @@ _SAID = 20
 
 
 def tick(
-    context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, resource_key: str, name: str
+    context: dg.SensorEvaluationContext, resource: OpenAIBatchResource, resource_key: str, name: str, seconds: int
 ) -> dg.SensorResult:
-    """What the sensor of this name does."""
+    """What the sensor of this name does, every so many seconds."""
     end = time.monotonic() + _TICK_SECONDS
     assets = _assets(context, resource_key)
     random.shuffle(assets)  # whoever is not reached in time is not always the same
@@ -51,16 +55,26 @@ def tick(
             notes.append("the store is slow; not all tables were looked at")
             break
         found += _open(context, TableFiles(resource.store, asset), notes, half)
-    requests: list[dg.RunRequest] = []
-    alarms: dict[str, list[str]] = {}
+    seen = _Seen(notes)
     if found:  # nothing is asked of the provider where nothing is open
         watch = _watch(context, resource, notes, end, half)
-        ready = [
-            one for one in watch.step(found) if one.state.collected or one.state.ready or _is_large(one, watch.now)
-        ]
-        requests = run_requests(context, ready, watch)
-        alarms = watch.alarms
-    return _told(context, resource, name, sorted(assets), requests, notes, alarms)
+        stepped = watch.step(found)
+        ready = [one for one in stepped if one.state.collected or one.state.ready or _is_large(one, watch.now)]
+        seen = _Seen(notes, run_requests(context, ready, watch), watch.alarms, watch.far)
+        newest = {one.state.id: one.state for one in (*found, *stepped)}
+        seen.open = [state for state in newest.values() if state.provider == watch.provider.identity]
+    return _told(context, resource, resource_key, name, sorted(assets), seen, seconds)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a tick has seen: the notes, the runs to ask for, alarms and progress by table, and what is open."""
+
+    notes: list[str]
+    requests: list[dg.RunRequest] = field(default_factory=list)
+    alarms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    far: Mapping[str, str] = field(default_factory=dict)
+    open: list[SubmissionState] = field(default_factory=list)
 
 
 def _watch(
@@ -84,30 +98,39 @@ def _watch(
 def _told(
     context: dg.SensorEvaluationContext,
     resource: OpenAIBatchResource,
+    resource_key: str,
     name: str,
     assets: Sequence[str],
-    requests: list[dg.RunRequest],
-    notes: list[str],
-    alarms: Mapping[str, Sequence[str]],
+    seen: _Seen,
+    seconds: int,
 ) -> dg.SensorResult:
-    """The tick's result, told in the log, in the skip reason, in checks, and as a sign of life."""
-    origin, now = context.code_location_origin, resource.now()
+    """The tick's result, told in the log, in the skip reason, in checks, of the account, and as a sign of life."""
+    origin, at = context.code_location_origin, resource.now()
     sensor = f"{name} of {origin.location_name}" if origin else name
     beats = heartbeats(resource.store)
-    notes = [*notes, *_orphans(resource, assets, beats, now)]
-    events = _check_events(assets, beats.get(sensor), alarms)
-    told = {asset: tuple(texts) for asset, texts in alarms.items()}
-    beat(resource.store, sensor, Heartbeat(at=now, assets=tuple(assets), alarms=told))
-    late = [text for texts in told.values() for text in texts]
-    for note in notes:
+    last = beats.get(sensor)
+    notes = [*seen.notes, *_orphans(resource, assets, beats, at)]
+    alarms = {asset: tuple(texts) for asset, texts in seen.alarms.items()}
+    now = under_way(seen.open)
+    events: list[Any] = _check_events(assets, last, alarms)
+    before = last.told if last is not None else ""
+    account = now.as_json()
+    if account != before and (before or now.submissions):
+        events.append(observed(resource_key, now, seen.open, at))
+    beat(resource.store, sensor, Heartbeat(at=at, assets=tuple(assets), alarms=alarms, told=account))
+    late = [text for texts in alarms.values() for text in texts]
+    far = [f"{asset}: {text}" for asset, text in seen.far.items()]
+    for note in (*notes, *far):
         context.log.info(note)
     for text in late:
         context.log.warning(text)
-    said = [*late, *notes]
+    said = [*late, *notes, *(far if len(far) > 1 else ())]
+    if now.submissions:
+        said = [now.sentence(seconds), *said]
     if len(said) > _SAID:
         said = [*said[:_SAID], f"and {len(said) - _SAID} more, in the log"]
-    skip_reason = None if requests else "; ".join(text.rstrip(".") for text in said) or "No submission is open."
-    return dg.SensorResult(run_requests=requests, skip_reason=skip_reason, asset_events=events)
+    skip_reason = None if seen.requests else "; ".join(text.rstrip(".") for text in said) or now.sentence(seconds)
+    return dg.SensorResult(run_requests=seen.requests, skip_reason=skip_reason, asset_events=events)
 
 
 def _is_large(one: Open, now: float) -> bool:

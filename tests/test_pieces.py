@@ -46,14 +46,15 @@ _OWN = {"llm_batch_id", "llm_request_id"}
 """Columns that no two submissions have in common."""
 
 
+_NAMES_OR_TIMES = {
+    "ractobatch/submission", "batch_ids", "batch_table", "path", "dagster/uri", "odd_lines", "seconds_from_submission",
+}  # fmt: skip
+
+
 def described(project: Project, asset: str, partition: str | None = None) -> dict[str, Any]:
     """The metadata of the newest materialisation, without what names the submission or the place."""
     found = project.metadata(asset, partition)
-    return {
-        name: str(value)
-        for name, value in found.items()
-        if name not in {"ractobatch/submission", "batch_ids", "path", "dagster/uri", "odd_lines"}
-    }
+    return {name: str(value) for name, value in found.items() if name not in _NAMES_OR_TIMES}
 
 
 def definition(asset: dg.AssetsDefinition) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_a_tick_says_how_far_the_batches_are(tmp_path: Path) -> None:
     with LocalServer(tmp_path / "server", seconds=600) as server:
         project = Project(server, tmp_path, ASSETS)
         project.run("one_submission")
-        assert "one: 0 of 1 batches ended, 1 running" in project.tick().skip_message
+        assert project.tick().skip_message == "1 batch running (0 % of 1 requests answered), next look in 30 s"
 
 
 def test_a_table_run_under_way_is_not_asked_for_again(batch_server: LocalServer, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_full_queue_waits_without_losing_a_row(batch_server: LocalServer, tmp_pa
     result = project.run("one_submission")
     assert result.success, failure(result)
     assert not batch_server.batches()
-    assert "1 waiting to be created" in project.tick().skip_message
+    assert "1 waiting for quota" in project.tick().skip_message
 
 
 def test_another_deployments_submissions_are_left_alone(batch_server: LocalServer, tmp_path: Path) -> None:
@@ -181,8 +181,7 @@ def test_a_tick_over_many_submissions_asks_the_provider_once(tmp_path: Path) -> 
         before = server.calls
         ticked = project.tick()
         assert server.calls - before == {("GET", "/v1/batches"): 1}
-        progress = "0 of 5 batches ended, 5 running, 0 of 5 requests answered, in 5 submissions"
-        assert ticked.skip_message == f"many: {progress}"
+        assert ticked.skip_message == "5 batches running (0 % of 5 requests answered), next look in 30 s"
         other = TableFiles(Store(project.resource.root), "many")
         other.submission(project.submissions("many")[3].id).replace(lambda _: {"collected": True})
         (request,) = project.tick().run_requests

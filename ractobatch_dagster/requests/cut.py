@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Cut", "Limits", "cut"]
+__all__ = ["BYTES_PER_TOKEN", "Cut", "Limits", "cut"]
 
-_BYTES_PER_TOKEN = 3
+BYTES_PER_TOKEN = 3
 """English has more bytes a token, Chinese about so many: an estimate that is seldom too low."""
 
 
@@ -33,7 +33,7 @@ class Limits:
     @property
     def most_bytes(self) -> int:
         """Bytes, where tokens are counted as bytes as well."""
-        by_tokens = self.max_bytes if self.max_tokens is None else self.max_tokens * _BYTES_PER_TOKEN
+        by_tokens = self.max_bytes if self.max_tokens is None else self.max_tokens * BYTES_PER_TOKEN
         return min(self.max_bytes, by_tokens)
 
 

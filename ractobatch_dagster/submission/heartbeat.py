@@ -25,11 +25,13 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
         at: When, in seconds since 1970.
         assets: The tables that it looks after.
         alarms: What it last said of each table in an asset check.
+        told: What it last said of the account, as JSON.
     """
 
     at: float
     assets: tuple[str, ...] = ()
     alarms: dict[str, tuple[str, ...]] = {}
+    told: str = ""
 
 
 def beat(store: Store, sensor: str, heartbeat: Heartbeat) -> None:

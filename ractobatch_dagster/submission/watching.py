@@ -110,6 +110,7 @@ class Watch:
         turn: Which of many batches are asked for first.
         notes: What happened, a sentence each.
         alarms: By table, what a person should look at.
+        far: By table, how far it is.
     """
 
     provider: Provider
@@ -121,6 +122,7 @@ class Watch:
     turn: int = 0
     notes: list[str] = field(default_factory=list)
     alarms: dict[str, list[str]] = field(default_factory=dict)
+    far: dict[str, str] = field(default_factory=dict)
 
     def step(self, found: Collection[Open]) -> list[Open]:
         """Look at these submissions, do what is light, and return them as they are then."""
@@ -146,7 +148,7 @@ class Watch:
             far.setdefault(one.owner.asset, []).append(progress(one.state))
         for asset, parts in far.items():
             which = f", in {len(parts):,} submissions" if len(parts) > 1 else ""
-            self.notes.append(f"{asset}: {together(parts)}{which}")
+            self.far[asset] = f"{together(parts)}{which}"
 
     def _is_ours(self, one: Open) -> bool:
         if one.state.provider == self.provider.identity:
