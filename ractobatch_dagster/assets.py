@@ -15,6 +15,7 @@ from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.io_manager import ParquetTables
+from ractobatch_dagster.previewing import PreviewConfig, previewable
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.template import PromptTemplate
@@ -25,6 +26,7 @@ from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate
 
 if TYPE_CHECKING:
     from ractobatch_dagster.submission.opening import OnChange
+    from ractobatch_dagster.submission.previewing import Preview
 
 __all__ = ["BatchAsset", "batch_asset"]
 
@@ -40,25 +42,71 @@ class BatchAsset:
         table: The asset that is the table of answers.
         checks: The checks of the table.
         jobs: `<name>_submit`, which submits only (the one to backfill with), and `<name>_cancel`.
+        spec: What `batch_asset` was told.
+        signature: What the function takes.
     """
 
     submission: dg.AssetsDefinition | None
     table: dg.AssetsDefinition
     checks: Sequence[dg.AssetChecksDefinition]
     jobs: Sequence[Any]
-    resource_key: str
+    spec: BatchSpec
+    signature: Signature
 
     @property
     def assets(self) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         """Submission, table and checks, for `Definitions(assets=…)`; and the account's asset, which all share."""
         if self.submission is None:
             return [self.table, *self.checks]
-        return [self.submission, self.table, *self.checks, account_asset(self.resource_key)]
+        return [self.submission, self.table, *self.checks, account_asset(self.spec.resource_key)]
 
     @cached_property
     def definitions(self) -> dg.Definitions:
         """All of it with the sensor of its resource, for `Definitions.merge`; the resource itself is yours to add."""
-        return dg.Definitions(assets=self.assets, jobs=self.jobs, sensors=[build_batch_sensor(self.resource_key)])
+        return dg.Definitions(assets=self.assets, jobs=self.jobs, sensors=[build_batch_sensor(self.spec.resource_key)])
+
+    def preview(
+        self,
+        resource: OpenAIBatchResource,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        rows: int = 5,
+        seed: int | None = None,
+        partition: str | None = None,
+    ) -> Preview:
+        """Ask a few rows at the endpoint that answers at once, at its full price, before a batch is paid for.
+
+        The function is called as in a run, and all its rows are checked. Nothing is stored.
+
+        Args:
+            resource: The account.
+            arguments: What the function takes, by name: frames, config, resources.
+            rows: How many rows are asked.
+            seed: Draws them at random; `None` takes the first.
+            partition: The partition that the function's context names.
+
+        Raises:
+            ConfigurationError: Something that the function takes is not there.
+            InvalidInputError: A row or a column cannot be sent.
+            ProviderError: The provider could not be asked.
+
+        Example:
+            ```python
+            print(verdicts.preview(resource, {"reviews": pd.read_csv("reviews.csv")}))
+            ```
+        """
+        from ractobatch_dagster.previewing import preview_with
+        from ractobatch_dagster.submitting import frame_of
+
+        given = dict(arguments or {})
+        missing = [name for name in self.signature.names if name not in given]
+        if missing or len(given) > len(self.signature.names):
+            takes = ", ".join(self.signature.names) or "nothing"
+            raise ConfigurationError(
+                f"The function of {self.spec.name!r} takes {takes}; `preview` was given {[*given]}."
+            )
+        frame = frame_of(dg.build_asset_context(partition_key=partition), given, self.spec, self.signature)
+        return preview_with(resource, {partition: frame}, spec=self.spec, rows=rows, seed=seed)
 
 
 def batch_asset(
@@ -237,7 +285,7 @@ def batch_asset(
             raise ConfigurationError("`blocking=True` does all in one step, which `pieces` cannot cut.")
         if blocking:
             table = _asset(_all_in_one(spec, signature), **common, **entry, **landing)
-            return BatchAsset(None, table, checks, [cancel_job(spec)], resource_key)
+            return BatchAsset(None, table, checks, [cancel_job(spec)], spec, signature)
         sending: dict[str, Any] = {
             "key": submission_key,
             "kinds": {"openai", *(kinds or ())},
@@ -249,23 +297,26 @@ def batch_asset(
             submission = submission_in_pieces(spec, signature, pieces, **sending, **common, **entry)
             table = table_in_pieces(spec, pieces, deps=[submission_key], **common, **landing)
         else:
-            submission = _asset(_submission(spec, signature), **sending, **common, **entry)
+            submission = _asset(_submission(spec, signature), output_required=False, **sending, **common, **entry)
             table = _asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
         submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[submission_key])
-        return BatchAsset(submission, table, checks, [submit_only, cancel_job(spec)], resource_key)
+        return BatchAsset(submission, table, checks, [submit_only, cancel_job(spec)], spec, signature)
 
     return decorate
 
 
 def _submission(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
-    def run(context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]) -> Any:
+    def run(
+        context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
+    ) -> Iterator[dg.MaterializeResult[Any]]:
         from ractobatch_dagster.submitting import submit_run
 
-        return submit_run(context, resource, arguments, spec=spec, signature=signature)
+        config = arguments["config"]
+        told = {name: getattr(config, name) for name in PreviewConfig.model_fields if hasattr(config, name)}
+        own = {name: value for name, value in arguments.items() if name in signature.names}
+        yield from submit_run(context, resource, own, spec=spec, signature=signature, settings=PreviewConfig(**told))
 
-    compute = signature.compute(f"{spec.op_name}_submission", spec.resource_key, run)
-    compute.__annotations__["return"] = dg.MaterializeResult
-    return compute
+    return previewable(signature).compute(f"{spec.op_name}_submission", spec.resource_key, run)
 
 
 def _table(spec: BatchSpec) -> Callable[..., Any]:

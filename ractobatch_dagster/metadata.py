@@ -23,7 +23,7 @@ from ractobatch_dagster.submission.state import SubmissionState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Held", "TableSummary", "column_lineage", "column_schema", "submission_metadata"]
+__all__ = ["Held", "TableSummary", "cells_table", "column_lineage", "column_schema", "submission_metadata"]
 
 _PREVIEW_ROWS = 10
 _PREVIEW_ANSWERS = 6
@@ -83,7 +83,7 @@ def submission_metadata(
         "progress": str(now),
         "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:_BATCHES]]),
         **({"batch_table": dg.MetadataValue.md(_batch_table(state, dashboard))} if state.batches else {}),
-        **({"prompts": _table(list(prompts), list(prompts[0]))} if prompts else {}),
+        **({"prompts": cells_table(list(prompts), list(prompts[0]))} if prompts else {}),
         **({"dashboard": dg.MetadataValue.url(dashboard)} if dashboard else {}),
     }
 
@@ -184,7 +184,7 @@ class TableSummary:
             "statuses": dg.MetadataValue.md(_status_table(counts, self._errors)),
             **({"statuses_chart": dg.MetadataValue.md(_status_chart(counts))} if self._rows else {}),
             **self._label_counts(),
-            "preview": _table(self._preview, self._shown),
+            "preview": cells_table(self._preview, self._shown),
             "dagster/column_schema": column_schema(self._schema),
         }
 
@@ -205,7 +205,8 @@ def _label_columns(schema: pa.Schema, spec: BatchSpec) -> list[str]:
     return [name for name, kind in kinds.items() if pa.types.is_dictionary(kind) or pa.types.is_boolean(kind)]
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+def cells_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+    """A few rows as the UI shows them: cells cut short, since it does not wrap them."""
     return dg.MetadataValue.table(
         [dg.TableRecord({name: _plain(row[name]) for name in columns}) for row in rows],
         schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),

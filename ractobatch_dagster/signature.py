@@ -58,6 +58,11 @@ class Signature:
         returns = hints.get("return", inspect.signature(function).return_annotation)
         return cls(function, rest, frames, context, returns)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all its parameters but the context."""
+        return tuple(one.name for one in self.parameters)
+
     def ins(self, given: Mapping[str, dg.AssetIn], *, each_partition: bool) -> dict[str, dg.AssetIn]:
         """An `AssetIn` per upstream frame, as given or by its name.
 
@@ -94,7 +99,7 @@ class Signature:
             resource_key: The name of the parameter that gets the `OpenAIBatchResource`.
             run: Called with `(context, resource, arguments of the user's function)`.
         """
-        own = {p.name for p in self.parameters}
+        own = set(self.names)
 
         def body(context: dg.AssetExecutionContext, **arguments: Any) -> Any:
             resource = arguments[resource_key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import dagster as dg
 from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
 from ractobatch_dagster.metadata import Held, submission_metadata
+from ractobatch_dagster.previewing import PreviewConfig, preview_run
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
@@ -34,10 +35,16 @@ def submit_run(
     *,
     spec: BatchSpec,
     signature: Signature,
-) -> dg.MaterializeResult[Any]:
-    """Submit, and say how much went where."""
+    settings: PreviewConfig | None = None,
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Submit, and say how much went where; or only preview, which yields nothing."""
+    if settings is not None and settings.preview_rows:
+        with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+            frames = frames_of(context, arguments, spec, signature, Path(folder))
+            preview_run(context, resource, frames, settings, spec=spec)
+        return
     opened = submit(context, resource, arguments, spec=spec, signature=signature)
-    return told(context, resource, opened.submissions, spec=spec)
+    yield told(context, resource, opened.submissions, spec=spec)
 
 
 def submit(
@@ -68,7 +75,7 @@ def open_for_run(
     confirm_landed(context.instance, table)
     _see_that_somebody_looks(context, resource, spec)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-        frames = _frames(context, arguments, spec, signature, Path(folder))
+        frames = frames_of(context, arguments, spec, signature, Path(folder))
         opened = open_submission(
             table,
             spec.owner(),
@@ -172,14 +179,21 @@ def partition_keys(context: dg.AssetExecutionContext) -> list[str | None]:
     return [str(key) for key in context.partition_keys] if partitioned else [None]  # a multi-dimensional key is no str
 
 
-def _frames(
+def frame_of(
+    context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature
+) -> Any:
+    """The frame of prompts that the user's function, and the template, make of these arguments."""
+    frame = signature.call(context, arguments)
+    return frame if spec.prompts is None else spec.prompts.prompts(frame, what=spec.rules.where(None))
+
+
+def frames_of(
     context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature, folder: Path
 ) -> dict[str | None, Any]:
     """The frame of each partition, as the user's function gives it."""
 
     def call(given: Mapping[str, Any]) -> Any:
-        frame = signature.call(context, given)
-        return frame if spec.prompts is None else spec.prompts.prompts(frame, what=spec.rules.where(None))
+        return frame_of(context, given, spec, signature)
 
     keys = partition_keys(context)
     if spec.partition_by is not None and keys != [None]:

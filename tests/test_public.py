@@ -211,7 +211,7 @@ def _imports(path: Path) -> set[str]:
 
 DAGSTER_LAYER = {
     *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "terminating", "requesting"),
-    *("account", "confirming", "ticking", "pieces", "signature", "spec", "metadata", "cancelling"),
+    *("account", "confirming", "previewing", "ticking", "pieces", "signature", "spec", "metadata", "cancelling"),
     *("component", "scaffolding", "yaml_output", "yaml_partitions", "yaml_source"),
 }
 CORE = ("attachment", "errors", "json_schema", "models", "operating", "processor", "prompt", "secrecy", "store")

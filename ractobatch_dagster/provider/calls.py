@@ -150,6 +150,13 @@ class Calls:
             return read_batch(batch, self._hide)
         return (yield from self._retrieving(batch_id))
 
+    def _asking(self, endpoint: str, body: Mapping[str, Any]) -> Steps[dict[str, Any]]:
+        answer = yield from self._once(
+            f"asking {endpoint}",
+            lambda client: client.post(endpoint.removeprefix("/v1"), cast_to=object, body=dict(body)),
+        )
+        return answer if isinstance(answer, dict) else {}
+
     def _listing(self, after: str | None) -> Steps[Page]:
         start = {"after": after} if after else {}
         page = yield from self._once("listing batches", lambda client: client.batches.list(limit=100, **start))

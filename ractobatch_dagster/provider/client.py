@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from ractobatch_dagster.provider.account import Account
 from ractobatch_dagster.provider.calls import Calls, Steps, expected_length, writing
@@ -104,6 +104,13 @@ class Provider(Calls):
     def cancel(self, batch_id: str) -> RemoteBatch:
         """Cancel a batch; one that has ended stays as it is."""
         return self._run(self._repeated(lambda: self._cancelling(batch_id)))
+
+    def ask(self, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What the endpoint answers at once, at its full price, as the JSON object that it is.
+
+        A call that fails in a way worth it is repeated, and may then be billed twice.
+        """
+        return self._run(self._repeated(lambda: self._asking(endpoint, body)))
 
     def list_batches(self, *, after: str | None = None) -> Page:
         """A page of up to 100 batches of the account."""

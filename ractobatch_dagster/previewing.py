@@ -1,0 +1,99 @@
+"""A preview in Dagster: a run of the submission that asks a few rows at once, shows them, and lands nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.metadata import cells_table
+from ractobatch_dagster.resource import OpenAIBatchResource
+from ractobatch_dagster.signature import Signature
+from ractobatch_dagster.spec import BatchSpec
+
+if TYPE_CHECKING:
+    from ractobatch_dagster.submission.previewing import Preview
+
+__all__ = ["PreviewConfig", "preview_run", "preview_with", "previewable"]
+
+
+class PreviewConfig(dg.Config):
+    """How many rows a run of the submission only previews."""
+
+    preview_rows: int = Field(
+        default=0,
+        ge=0,
+        description="Ask so many rows at the endpoint that answers at once, at its full price, and show the answers "
+        "with an estimate for all rows. Nothing is submitted, and nothing is materialised.",
+    )
+    preview_random: bool = Field(default=False, description="Preview rows drawn at random instead of the first.")
+
+
+def previewable(signature: Signature) -> Signature:
+    """The signature with `PreviewConfig` as its config, or beside the config that it has.
+
+    Raises:
+        ConfigurationError: Its own config has one of the fields.
+    """
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    own = next((one for one in signature.parameters if one.name == "config"), None)
+    if own is None:
+        added = inspect.Parameter("config", kind, annotation=PreviewConfig)
+        return replace(signature, parameters=(*signature.parameters, added))
+    if not (isinstance(own.annotation, type) and issubclass(own.annotation, dg.Config)):
+        return signature
+    taken = sorted(PreviewConfig.model_fields.keys() & own.annotation.model_fields.keys())
+    if taken:
+        raise ConfigurationError(
+            f"{signature.function.__name__}: its config has a field {taken[0]!r}, which every submission has already. "
+            "Give it another name."
+        )
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in PreviewConfig.model_fields.items()}
+    both = create_model(own.annotation.__name__, __base__=own.annotation, **fields)
+    return replace(
+        signature,
+        parameters=tuple(one.replace(annotation=both) if one is own else one for one in signature.parameters),
+    )
+
+
+def preview_run(
+    context: dg.AssetExecutionContext,
+    resource: OpenAIBatchResource,
+    frames: Mapping[str | None, Any],
+    settings: PreviewConfig,
+    *,
+    spec: BatchSpec,
+) -> None:
+    """Preview these frames, and tell it in the log and as an observation of the submission."""
+    seed = int.from_bytes(context.run.run_id.encode()[:8], "big") if settings.preview_random else None
+    made = preview_with(resource, frames, spec=spec, rows=settings.preview_rows, seed=seed)
+    context.log.info(f"Preview of {spec.name!r}; nothing was submitted.\n\n{made}")
+    shown: dict[str, Any] = {
+        "preview": cells_table(made.table.select(made.shown).to_pylist(), made.shown),
+        "first_request": dg.MetadataValue.json(made.requests[0]),
+        "rows_to_ask": made.rows,
+        "estimate": made.estimate,
+        **({} if made.cost_usd is None else {"cost_usd_estimated": round(made.cost_usd, 6)}),
+        **({} if made.prompt_tokens is None else {"prompt_tokens_estimated": made.prompt_tokens}),
+        **({} if made.completion_tokens is None else {"completion_tokens_estimated": made.completion_tokens}),
+    }
+    context.log_event(dg.AssetObservation(context.asset_key, metadata=shown))
+
+
+def preview_with(
+    resource: OpenAIBatchResource,
+    frames: Mapping[str | None, Any],
+    *,
+    spec: BatchSpec,
+    rows: int,
+    seed: int | None,
+) -> Preview:
+    """Preview these frames with the asset's prompt, model and rules."""
+    from ractobatch_dagster.submission.previewing import preview
+
+    return preview(frames, spec.rules, spec.template, resource.get_provider(), rows=rows, seed=seed)

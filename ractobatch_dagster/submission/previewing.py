@@ -1,0 +1,211 @@
+"""A few rows answered at once, to see what a batch would bring before it is paid for. Nothing of it is kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ractobatch_dagster.errors import InvalidInputError, ProviderError
+from ractobatch_dagster.provider.client import Provider
+from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.checks import check_block
+from ractobatch_dagster.requests.encode import Encoder, custom_ids, escape
+from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
+from ractobatch_dagster.results.classify import classify
+from ractobatch_dagster.results.cost import batch_cost
+from ractobatch_dagster.results.outcomes import Columns, as_values
+from ractobatch_dagster.results.table import ResultTable, answer_names
+from ractobatch_dagster.submission.answered import FINAL
+from ractobatch_dagster.submission.sealing import Rules
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Preview", "preview"]
+
+_AT_A_TIME = 8
+"""How many requests are under way together."""
+
+_CELL = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a few rows were answered, and what all of them would cost.
+
+    Attributes:
+        table: The rows as the result table would have them.
+        requests: The request body of each, in the same order.
+        rows: How many rows there are to ask in all; identical ones count each, and so do answers that would be reused.
+        prompt_tokens: Input tokens of all of them, estimated from these; `None` where none was answered.
+        completion_tokens: Output tokens of all of them, estimated from these.
+        cost_usd: What those cost at the batch rate; `None` where the model's price is not known.
+        key: The column that identifies a row, if any.
+        answers: The names of the typed columns.
+    """
+
+    table: pa.Table
+    requests: list[dict[str, Any]]
+    rows: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: float | None
+    key: str | None = None
+    answers: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> list[str]:
+        """The columns that a person looks at."""
+        first = [self.key] if self.key else []
+        return [*first, PROMPT, *(self.answers or ("llm_text",)), "llm_status", "llm_error"]
+
+    @property
+    def estimate(self) -> str:
+        """What all of it would take, in a sentence."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return f"{self.rows:,} rows to ask; none of these was answered, so there is no estimate."
+        tokens = f"about {self.prompt_tokens:,} tokens in and {self.completion_tokens:,} out"
+        cost = "at a price that is not known" if self.cost_usd is None else f"about {self.cost_usd:.2f} USD"
+        return f"{self.rows:,} rows to ask: {tokens}, {cost} at the batch rate."
+
+    def __str__(self) -> str:
+        lines = []
+        for row in self.table.select(self.shown).to_pylist():
+            lines += [f"{name:>18}  {_cell(value)}" for name, value in row.items() if value is not None]
+            lines.append("")
+        return "\n".join([*lines, self.estimate])
+
+
+def preview(
+    frames: Mapping[str | None, Any],
+    rules: Rules,
+    template: RequestTemplate,
+    provider: Provider,
+    *,
+    rows: int = 5,
+    seed: int | None = None,
+) -> Preview:
+    """Ask some rows at the endpoint that answers at once, at its full price.
+
+    All rows are read and checked, as before a submission; only whether the key repeats is not looked at.
+
+    Args:
+        frames: By partition, whatever `open_frame` takes.
+        rules: What they must keep to.
+        template: What the requests share.
+        provider: Who is asked.
+        rows: How many rows are asked.
+        seed: Draws the rows at random; `None` takes the first.
+
+    Raises:
+        InvalidInputError: A row or a column cannot be sent.
+        ProviderError: The provider could not be asked; a request that it refuses is a row with that error instead.
+    """
+    import pyarrow as pa
+
+    sample = _Sample(rows, seed)
+    for key, frame in frames.items():
+        stream = open_frame(frame, what=rules.where(key))
+        rules.check(stream.schema, key)
+        place = 0
+        for block in blocks(stream):
+            prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
+            sample.add(block, prompts)
+            place += len(block)
+    if not sample.kept:
+        raise InvalidInputError(f"{rules.where(next(iter(frames), None))} has no row with a prompt to preview.")
+    encoder = Encoder.of(provider.identity, template)
+    bodies = [template.body(prompt) for _, prompt in sample.kept]
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        lines = list(threads.map(lambda body: _asked(provider, template.endpoint, body), bodies))
+    columns = Columns()
+    for line in lines:
+        columns.add(as_values(classify(line)))
+    hashes = encoder.hashes([escape(prompt) for _, prompt in sample.kept])
+    given = pa.concat_tables([row for row, _ in sample.kept], promote_options="permissive").combine_chunks()
+    given = given.append_column(REQUEST_HASH, pa.array(hashes, pa.binary(16)))
+    table = ResultTable(template.output_type, "").block(
+        given.to_batches()[0], _final(columns.table()), 0, custom_ids(pa.array(range(len(bodies))))
+    )
+    return _estimated(table, bodies, sample, rules.key, tuple(answer_names(template.output_type)))
+
+
+class _Sample:
+    """The rows that are asked, of those that have a prompt: the first, or some at random, each as likely as any."""
+
+    def __init__(self, size: int, seed: int | None) -> None:
+        self._size = size
+        self._draw = None if seed is None else random.Random(seed)
+        self.kept: list[tuple[pa.Table, str]] = []
+        self.rows = 0
+
+    def add(self, block: pa.RecordBatch, prompts: list[str]) -> None:
+        """Count the rows of a block in, and keep some of them."""
+        import pyarrow as pa
+
+        for place, prompt in enumerate(prompts):
+            if not prompt:
+                continue
+            self.rows += 1
+            slot = self.rows - 1
+            if slot >= self._size:
+                slot = self._draw.randrange(self.rows) if self._draw else self._size
+            if slot < self._size:
+                row = (pa.Table.from_batches([block.slice(place, 1)]), prompt)
+                self.kept[slot : slot + 1] = [row]
+
+
+def _asked(provider: Provider, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The line that a batch's file would hold for this request."""
+    try:
+        status, answer = 200, provider.ask(endpoint, body)
+    except ProviderError as error:
+        if error.status_code not in (400, 404, 422):
+            raise
+        status, answer = error.status_code, {"error": {"code": error.code, "message": str(error)}}
+    return {"custom_id": "", "response": {"status_code": status, "body": answer}, "error": None}
+
+
+def _final(outcomes: pa.Table) -> pa.Table:
+    """Outcomes as the table takes them."""
+    import pyarrow as pa
+
+    made = {"row": range(len(outcomes)), "round": [0] * len(outcomes), "reused": [False] * len(outcomes)}
+    arrays = [
+        pa.chunked_array([pa.array(made[field.name], field.type)]) if field.name in made
+        else outcomes[field.name] if field.name in outcomes.column_names
+        else pa.chunked_array([pa.nulls(len(outcomes), field.type)])
+        for field in FINAL()
+    ]  # fmt: skip
+    return pa.Table.from_arrays(arrays, schema=FINAL())
+
+
+def _estimated(
+    table: pa.Table, bodies: list[dict[str, Any]], sample: _Sample, key: str | None, answers: tuple[str, ...]
+) -> Preview:
+    """What all rows take, if the others are as these are."""
+    made = list(_used(table))
+    if not made:
+        return Preview(table, bodies, sample.rows, None, None, None, key, answers)
+    share = sample.rows / len(made)
+    prompt = round(sum(tokens for _, tokens, _ in made) * share)
+    completion = round(sum(tokens for _, _, tokens in made) * share)
+    costs = [batch_cost(model, given, 0, answer) for model, given, answer in made]
+    known = [cost for cost in costs if cost is not None]
+    cost = sum(known) * share if len(known) == len(costs) else None
+    return Preview(table, bodies, sample.rows, prompt, completion, cost, key, answers)
+
+
+def _used(table: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Model, prompt tokens and completion tokens of each row that was answered."""
+    for row in table.select(["llm_model", "llm_prompt_tokens", "llm_completion_tokens"]).to_pylist():
+        if row["llm_prompt_tokens"] is not None:
+            yield row["llm_model"], row["llm_prompt_tokens"], row["llm_completion_tokens"] or 0
+
+
+def _cell(value: Any) -> str:
+    text = " ".join((", ".join(map(str, value)) if isinstance(value, list) else str(value)).split())
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
