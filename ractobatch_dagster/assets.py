@@ -15,7 +15,7 @@ from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.io_manager import ParquetTables
-from ractobatch_dagster.previewing import PreviewConfig, previewable
+from ractobatch_dagster.previewing import PreviewConfig, preview_asset, previewable
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.template import PromptTemplate
@@ -95,18 +95,15 @@ class BatchAsset:
             print(verdicts.preview(resource, {"reviews": pd.read_csv("reviews.csv")}))
             ```
         """
-        from ractobatch_dagster.previewing import preview_with
-        from ractobatch_dagster.submitting import frame_of
-
-        given = dict(arguments or {})
-        missing = [name for name in self.signature.names if name not in given]
-        if missing or len(given) > len(self.signature.names):
-            takes = ", ".join(self.signature.names) or "nothing"
-            raise ConfigurationError(
-                f"The function of {self.spec.name!r} takes {takes}; `preview` was given {[*given]}."
-            )
-        frame = frame_of(dg.build_asset_context(partition_key=partition), given, self.spec, self.signature)
-        return preview_with(resource, {partition: frame}, spec=self.spec, rows=rows, seed=seed)
+        return preview_asset(
+            self.spec,
+            self.signature,
+            resource.get_provider(),
+            arguments or {},
+            rows=rows,
+            seed=seed,
+            partition=partition,
+        )
 
 
 def batch_asset(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ractobatch_dagster._version import __version__
+from ractobatch_dagster.commands import add_commands
 from ractobatch_dagster.errors import ConfigurationError, RactobatchError
 
 if TYPE_CHECKING:
     from ractobatch_dagster.local import Model, ServerAddress
-    from ractobatch_dagster.store import Store
 
 __all__ = ["main"]
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments; `None` takes those of the process.
 
     Returns:
-        The exit status: 0, or 1 where it failed and said why.
+        The exit status: 0; 1 where it failed, or where something needs a person, and said what. (2 is argparse's own,
+        for arguments that are none.)
     """
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
@@ -44,82 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ractobatch", description="LLM work at scale inside Dagster.")
     parser.add_argument("--version", action="version", version=f"ractobatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_commands(commands)
     _add_serve(commands.add_parser("serve", help="run a batch server on this machine", description=_SERVE))
-    _add_status(commands.add_parser("status", help="show what is open, and what is wrong", description=_STATUS))
-    _add_cancel(commands.add_parser("cancel", help="cancel what is open", description=_CANCEL))
     return parser
-
-
-_STATUS = """Show every open submission of a root and how far it is. Ends with 1 if something needs a person: a batch
-that is stuck, answers that nobody collects, a table that no sensor looks after."""
-
-_CANCEL = """Cancel open submissions: nothing more of them is created, their batches are cancelled at the provider, and
-what was answered lands in the table as usual, its other rows with the status cancelled."""
-
-
-def _add_root(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--root", default=os.environ.get("RACTOBATCH_ROOT"), help="the resource's root (default: RACTOBATCH_ROOT)")
-    add("--deployment", default="", help="the resource's deployment, where it has one")
-    add("--store-option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the store; repeatable")
-
-
-def _add_status(parser: argparse.ArgumentParser) -> None:
-    _add_root(parser)
-    parser.set_defaults(run=_status)
-
-
-def _add_cancel(parser: argparse.ArgumentParser) -> None:
-    _add_root(parser)
-    add = parser.add_argument
-    add("--base-url", help="the provider's address (default: OPENAI_BASE_URL, or OpenAI; the key is OPENAI_API_KEY)")
-    add("--provider", choices=["openai", "azure", "compatible", "local"], help="what kind of provider it is")
-    add("--asset", metavar="KEY", help="the submissions of this table")
-    add("--partition", metavar="KEY", help="the submission of this partition")
-    add("--submission", metavar="ID", help="this submission")
-    add("--all", action="store_true", help="everything that is open")
-    add(
-        "--abandon", action="store_true", help="also give up what was cancelled before and has not ended, or is unknown"
-    )
-    parser.set_defaults(run=_cancel)
-
-
-def _status(arguments: argparse.Namespace) -> None:
-    from ractobatch_dagster.operating import status
-
-    _fail_if(status(_store(arguments), print))
-
-
-def _cancel(arguments: argparse.Namespace) -> None:
-    from ractobatch_dagster.operating import account, cancel_open
-
-    if not (arguments.all or arguments.asset or arguments.submission or arguments.partition is not None):
-        raise ConfigurationError("Say what to cancel: --asset, --partition, --submission, or --all for everything.")
-    store = _store(arguments)
-    left = cancel_open(
-        store,
-        account(store, arguments.base_url, arguments.provider),
-        print,
-        asset=arguments.asset,
-        partition=arguments.partition,
-        submission=arguments.submission,
-        abandon=arguments.abandon,
-    )
-    _fail_if(left)
-
-
-def _store(arguments: argparse.Namespace) -> Store:
-    from ractobatch_dagster.store import deployed
-
-    if not arguments.root:
-        raise ConfigurationError("Give the resource's root: --root, or the environment variable RACTOBATCH_ROOT.")
-    options = dict(option.partition("=")[::2] for option in arguments.store_option)
-    return deployed(arguments.root, arguments.deployment, options)
-
-
-def _fail_if(problems: int) -> None:
-    if problems:
-        raise RactobatchError(f"{problems} of these need a person; what is wrong is said above.")
 
 
 _SERVE = """Run a server that speaks OpenAI's Files and Batches API. Without a key and without a network it

@@ -16,7 +16,7 @@ from ractobatch_dagster.store import Store, partition_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "table_path", "written"]
+__all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "as_annotated", "is_stream", "table_path", "written"]
 
 EACH_PARTITION = "ractobatch/each_partition"
 """Input metadata with which a consumer asks for several partitions as a dict of frames instead of one frame."""
@@ -88,9 +88,9 @@ class ParquetTables(dg.IOManager):
             keys = [key for key in keys if f"{partition_name(key)}.parquet" in there]
         if _is_dict(wanted) or asked_each:
             return {key: self._load(table_path(path, key), _inner(wanted)) for key in keys}
-        if _is_stream(wanted):
+        if is_stream(wanted):
             return self._stream([table_path(path, key) for key in keys])
-        return _as(_concat([self._read(table_path(path, key)) for key in keys]), wanted)
+        return as_annotated(_concat([self._read(table_path(path, key)) for key in keys]), wanted)
 
     def _write(self, path: str, obj: Any) -> int:
         from ractobatch_dagster.requests.frame import open_frame
@@ -137,9 +137,9 @@ class ParquetTables(dg.IOManager):
         return pa.RecordBatchReader.from_batches(schema, batches())
 
     def _load(self, path: str, wanted: Any) -> Any:
-        if _is_stream(wanted):
+        if is_stream(wanted):
             return self._stream([path])
-        return _as(self._read(path), wanted)
+        return as_annotated(self._read(path), wanted)
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -184,7 +184,8 @@ def _inner(wanted: Any) -> Any:
     return wanted if not _is_dict(wanted) else arguments[-1] if arguments else Any
 
 
-def _is_stream(wanted: Any) -> bool:
+def is_stream(wanted: Any) -> bool:
+    """Whether an annotation asks for a stream of record batches."""
     module = getattr(wanted, "__module__", "").partition(".")[0]
     return module == "pyarrow" and getattr(wanted, "__name__", "") == "RecordBatchReader"
 
@@ -195,7 +196,7 @@ def _concat(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
 
 
-def _as(table: pa.Table, wanted: Any) -> Any:
+def as_annotated(table: pa.Table, wanted: Any) -> Any:
     """The table as the annotated type."""
     module = getattr(wanted, "__module__", "").partition(".")[0]
     name = getattr(wanted, "__name__", "")

@@ -46,10 +46,10 @@ def status(store: Store, say: Say) -> int:
     return len(problems)
 
 
-def account(store: Store, base_url: str | None, kind: Kind | None) -> Account:
+def account(store: Store | None, base_url: str | None, kind: Kind | None) -> Account:
     """The account that the resource would use."""
     if kind == "local" and base_url is None:
-        if store.local_path is None:
+        if store is None or store.local_path is None:
             raise ConfigurationError("Give the local server's address as --base-url: the root is no local directory.")
         from ractobatch_dagster.local import ensure_server
 

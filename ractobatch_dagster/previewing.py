@@ -5,21 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, create_model
 
 from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.io_manager import as_annotated, is_stream
 from ractobatch_dagster.metadata import cells_table
+from ractobatch_dagster.requests.frame import open_frame
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
 from ractobatch_dagster.spec import BatchSpec
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.submission.previewing import Preview
 
-__all__ = ["PreviewConfig", "preview_run", "preview_with", "previewable"]
+__all__ = ["PreviewConfig", "preview_asset", "preview_files", "preview_run", "previewable"]
 
 
 class PreviewConfig(dg.Config):
@@ -70,8 +74,11 @@ def preview_run(
     spec: BatchSpec,
 ) -> None:
     """Preview these frames, and tell it in the log and as an observation of the submission."""
+    from ractobatch_dagster.submission.previewing import preview
+
     seed = int.from_bytes(context.run.run_id.encode()[:8], "big") if settings.preview_random else None
-    made = preview_with(resource, frames, spec=spec, rows=settings.preview_rows, seed=seed)
+    provider = resource.get_provider()
+    made = preview(frames, spec.rules, spec.template, provider, rows=settings.preview_rows, seed=seed)
     context.log.info(f"Preview of {spec.name!r}; nothing was submitted.\n\n{made}")
     shown: dict[str, Any] = {
         "preview": cells_table(made.table.select(made.shown).to_pylist(), made.shown),
@@ -85,15 +92,54 @@ def preview_run(
     context.log_event(dg.AssetObservation(context.asset_key, metadata=shown))
 
 
-def preview_with(
-    resource: OpenAIBatchResource,
-    frames: Mapping[str | None, Any],
-    *,
+def preview_asset(
     spec: BatchSpec,
+    signature: Signature,
+    provider: Provider,
+    arguments: Mapping[str, Any],
+    *,
     rows: int,
     seed: int | None,
+    partition: str | None,
 ) -> Preview:
-    """Preview these frames with the asset's prompt, model and rules."""
-    from ractobatch_dagster.submission.previewing import preview
+    """Call the asset's function outside any run, and preview its frame.
 
-    return preview(frames, spec.rules, spec.template, resource.get_provider(), rows=rows, seed=seed)
+    Raises:
+        ConfigurationError: Something that the function takes is not there.
+    """
+    from ractobatch_dagster.submission.previewing import preview
+    from ractobatch_dagster.submitting import frame_of
+
+    if set(signature.names) != set(arguments):
+        takes, given = (", ".join(names) or "nothing" for names in (signature.names, arguments))
+        raise ConfigurationError(f"The function of {spec.name!r} takes {takes}; the preview was given {given}.")
+    frame = frame_of(dg.build_asset_context(partition_key=partition), arguments, spec, signature)
+    return preview({partition: frame}, spec.rules, spec.template, provider, rows=rows, seed=seed)
+
+
+def preview_files(
+    asset: Any,
+    provider: Provider,
+    frames: Mapping[str, str],
+    *,
+    rows: int,
+    seed: int | None,
+    partition: str | None,
+) -> Preview:
+    """Preview a batch asset with frames from files, each loaded as its function's annotation says.
+
+    Raises:
+        ConfigurationError: It is no batch asset, or takes something else.
+    """
+    from ractobatch_dagster.assets import BatchAsset
+
+    if not isinstance(asset, BatchAsset):
+        raise ConfigurationError(f"{asset!r} is no batch asset: name what `@batch_asset` made.")
+    annotations = {one.name: one.annotation for one in asset.signature.parameters}
+    arguments = {name: _loaded(file, annotations.get(name, Any)) for name, file in frames.items()}
+    return preview_asset(asset.spec, asset.signature, provider, arguments, rows=rows, seed=seed, partition=partition)
+
+
+def _loaded(file: str, annotation: Any) -> Any:
+    stream = open_frame(Path(file), what=file)
+    return stream if is_stream(annotation) else as_annotated(stream.read_all(), annotation)

@@ -53,6 +53,10 @@ class TableFiles:
         """The table's log."""
         return Log(self.store, f"{self._prefix}/log", TableState)
 
+    def submissions(self) -> list[str]:
+        """Every submission that has files, opened or not, by age."""
+        return sorted(name for name in self.store.folders(self._prefix) if name != "log")
+
     def submission(self, submission: str) -> SubmissionFiles:
         """One submission's corner."""
         return SubmissionFiles(self.store, f"{self._prefix}/{submission}", submission)

@@ -1,0 +1,209 @@
+"""What the command line looks after: whether all is well, what nobody knows of, and what is no longer needed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, RactobatchError
+from ractobatch_dagster.inspecting import Listed, submissions
+from ractobatch_dagster.provider.client import Provider
+from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.store import Store, StoreClock
+from ractobatch_dagster.submission.alarms import Patience, alarms
+from ractobatch_dagster.submission.heartbeat import heartbeats, watched
+from ractobatch_dagster.submission.plan import KEY
+
+__all__ = ["Finding", "doctor", "gc", "reconcile"]
+
+_PAGES = 100
+"""Pages of a hundred batches that are read of the provider's list."""
+
+_SKEW = 60.0
+"""Seconds by which this machine's clock may differ from the store's."""
+
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: whether it is well, and what there is to say."""
+
+    what: str
+    well: bool
+    text: str
+
+    def as_data(self) -> dict[str, Any]:
+        """It for machines."""
+        return {"what": self.what, "well": self.well, "text": self.text}
+
+    def __str__(self) -> str:
+        return f"{'✓' if self.well else '✗'} {self.what:<10} {self.text}"
+
+
+def doctor(store: Store, connect: Callable[[], Provider]) -> Iterator[Finding]:
+    """Look at everything that has to be well for answers to come: store, clock, key, queue, sensor, open submissions.
+
+    Args:
+        store: The root.
+        connect: Makes the provider; may raise.
+    """
+    yield _tried("store", lambda: _store(store))
+    skew = StoreClock(store)() - time.time()
+    text = f"this machine's clock is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the store's"
+    yield Finding("clock", abs(skew) <= _SKEW, text)
+    yield _tried("key", lambda: _key(connect()))
+    open_ = list(_readable(store))
+    batches = [batch for one in open_ if one.state for batch in one.state.batches]
+    refused = sum(1 for batch in batches if batch.refusals and batch.batch_id is None)
+    told = f"{refused} batches wait for room in the provider's queue" if refused else "nothing waits for the queue"
+    yield Finding("quota", True, told)
+    yield from _watchers(store, open_)
+    now = StoreClock(store)()
+    late = [text for one in open_ if one.state for text in alarms(one.state, now, Patience())]
+    for text in late:
+        yield Finding("late", False, text)
+    if not late:
+        yield Finding("late", True, f"{len(open_)} submissions are open, none of them late")
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except RactobatchError as error:
+        return Finding(what, False, str(error))
+
+
+def _store(store: Store) -> str:
+    store.prove()
+    return f"{store.url} can be read and written, and refuses to write a name twice"
+
+
+def _key(provider: Provider) -> str:
+    page = provider.list_batches()
+    return f"{provider.identity} answers; {len(page.batches)} batches on the first page of its list"
+
+
+def _readable(store: Store) -> Iterator[Listed]:
+    return (one for one in submissions(store) if one.state is not None)
+
+
+def _watchers(store: Store, open_: list[Listed]) -> Iterator[Finding]:
+    beats, now = heartbeats(store), StoreClock(store)()
+    if not beats:
+        yield Finding("sensor", not open_, "no sensor has ever looked into this root")
+        return
+    for name, beat in sorted(beats.items()):
+        text = f"{name} looked {max(now - beat.at, 0):,.0f} s ago, after {len(beat.assets)} tables"
+        yield Finding("sensor", True, text)
+    for asset in sorted({one.table.asset for one in open_}):
+        why = watched(asset, beats.values(), now)
+        if why:
+            yield Finding("sensor", False, f"{asset}: {why}")
+
+
+def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
+    """Hold the provider's list against the store: batches that only one of them knows.
+
+    A batch that carries our key and that its submission does not know is one too many, and costs money. A batch of a
+    submission that the store does not have belongs to another root, or to one that was deleted.
+    """
+    known = {one.id: one for one in submissions(store, everything=True) if one.state is not None}
+    ours = {batch.batch_id: one for one in known.values() if one.state for batch in one.state.batches if batch.batch_id}
+    seen, foreign = set[str](), 0
+    for remote in _remote(provider):
+        seen.add(remote.id)
+        id_ = remote.metadata.get(KEY, "").partition("/")[0]
+        if remote.id in ours or not id_:
+            continue
+        if id_ not in known:
+            foreign += 1
+            continue
+        state = "has ended" if remote.status.terminal else f"is {remote.status.value}: cancel it there"
+        text = f"batch {remote.id} carries the key of submission {id_}, which does not know it; it {state}"
+        yield Finding("one more", remote.status.terminal, text)
+    for batch_id in sorted(set(ours) - seen):
+        if (gone := _gone(provider, batch_id, ours[batch_id])) is not None:
+            yield gone
+    yield Finding("known", True, f"{len(seen & set(ours)):,} batches are known to both")
+    if foreign:
+        yield Finding("foreign", True, f"{foreign:,} batches are of submissions that this root does not have")
+
+
+def _remote(provider: Provider) -> Iterator[RemoteBatch]:
+    after: str | None = None
+    for _ in range(_PAGES):
+        page = provider.list_batches(after=after)
+        yield from page.batches
+        after = page.next_after
+        if after is None:
+            return
+
+
+def _gone(provider: Provider, batch_id: str, one: Listed) -> Finding | None:
+    """What to say of a batch of ours that is not in the list."""
+    stages = {batch.batch_id: batch.stage for batch in one.state.batches} if one.state else {}
+    if stages.get(batch_id) == "collected":
+        return None  # its answers are here
+    try:
+        provider.retrieve(batch_id)
+    except ProviderNotFoundError:
+        return Finding("gone", False, f"batch {batch_id} of {one.table.asset}, submission {one.id}, is not there")
+    return None
+
+
+def gc(store: Store, provider: Provider | None, *, days: float, really: bool, now: float) -> Iterator[Finding]:
+    """Delete what is older than so many days and no longer needed; say what it is.
+
+    In the store, submissions of at least a day that were superseded, or never opened. At the provider, the files of
+    submissions that have landed: the answers are in the store, as they came. Nothing that is open goes, and nothing
+    that a table stands for.
+
+    Args:
+        store: The root.
+        provider: Where files are deleted; `None` leaves them there.
+        days: The age.
+        really: Whether to delete; otherwise it is only said.
+        now: Seconds since 1970.
+    """
+    verb = "deleted" if really else "would delete"
+    needed = {id_ for one in _readable(store) if one.state for id_ in (*one.state.sources, *one.state.predecessors)}
+    for one in submissions(store, everything=True):
+        created = one.state.created_at if one.state else _stamp(one.id)
+        if created is None or now - created < days * _DAY or one.id in needed:
+            continue
+        if one.standing in ("superseded", "never opened"):
+            if now - created < _DAY:
+                continue  # somebody may be about to open it
+            if really:
+                store.delete(one.table.submission(one.id).prefix)
+            yield Finding(one.standing, True, f"{verb} {store.uri(one.table.submission(one.id).prefix)}")
+        elif one.standing == "landed" and one.state is not None and provider is not None:
+            files = [
+                file_id
+                for batch in one.state.batches
+                for file_id in (batch.file_id, batch.output_file_id, batch.error_file_id)
+                if file_id
+            ]
+            yield _files_deleted(provider, one, files, really, verb)
+
+
+def _files_deleted(provider: Provider, one: Listed, files: list[str], really: bool, verb: str) -> Finding:
+    what = f"{len(files)} files of {one.table.asset}, submission {one.id}, at the provider"
+    try:
+        for file_id in files if really else ():
+            provider.delete_file(file_id)
+    except ProviderError as error:
+        return Finding("landed", False, f"could not delete {what}: {error}")
+    return Finding("landed", True, f"{verb} {what}")
+
+
+def _stamp(id_: str) -> float | None:
+    """When a submission was begun, by its id."""
+    try:
+        return dt.datetime.strptime(id_[:18], "%Y%m%dT%H%M%S%f").replace(tzinfo=dt.UTC).timestamp()
+    except ValueError:
+        return None
