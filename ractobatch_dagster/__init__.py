@@ -13,6 +13,7 @@ from ractobatch_dagster._version import __version__
 if TYPE_CHECKING:
     from ractobatch_dagster.assets import BatchAsset, batch_asset
     from ractobatch_dagster.attachment import RactoFile
+    from ractobatch_dagster.chosen_checks import CostCheck, DriftCheck, RateCheck
     from ractobatch_dagster.component import OpenAIBatchComponent
     from ractobatch_dagster.errors import (
         BatchFailedError,
@@ -55,6 +56,8 @@ _HOME = {
     "BatchStatus": "models",
     "BatchWaitTimeoutError": "errors",
     "ConfigurationError": "errors",
+    "CostCheck": "chosen_checks",
+    "DriftCheck": "chosen_checks",
     "FinishReason": "models",
     "InvalidInputError": "errors",
     "LLMResponse": "models",
@@ -71,6 +74,7 @@ _HOME = {
     "RactoFile": "attachment",
     "RactoPrompt": "prompt",
     "RactobatchError": "errors",
+    "RateCheck": "chosen_checks",
     "StoreError": "errors",
     "SubmissionConflictError": "errors",
     "ToolCallResult": "models",
@@ -88,6 +92,8 @@ __all__ = [
     "BatchStatus",
     "BatchWaitTimeoutError",
     "ConfigurationError",
+    "CostCheck",
+    "DriftCheck",
     "FinishReason",
     "InvalidInputError",
     "LLMResponse",
@@ -104,6 +110,7 @@ __all__ = [
     "RactoFile",
     "RactoPrompt",
     "RactobatchError",
+    "RateCheck",
     "StoreError",
     "SubmissionConflictError",
     "ToolCallResult",

@@ -13,6 +13,7 @@ import dagster as dg
 from ractobatch_dagster.account import account_asset
 from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
+from ractobatch_dagster.chosen_checks import BatchCheck
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.io_manager import ParquetTables
 from ractobatch_dagster.previewing import PreviewConfig, preview_asset, previewable
@@ -125,6 +126,7 @@ def batch_asset(
     on_change: OnChange = "fail",
     on_terminate: OnTerminate = "keep",
     max_error_rate: float = 0.05,
+    checks: Sequence[BatchCheck] = (),
     completion_window: str = "24h",
     blocking: bool = False,
     poll_seconds: float = 30.0,
@@ -186,6 +188,7 @@ def batch_asset(
         on_terminate: What becomes of the batches when somebody terminates the run in Dagster: `keep`, or `cancel`. A
             run that ends otherwise, such as with its evicted pod, never cancels anything.
         max_error_rate: The share of rows that may be without a usable answer before the check warns.
+        checks: Further checks of the table: `RateCheck`, `DriftCheck`, `CostCheck`, each with its own severity.
         completion_window: How long the provider may take; OpenAI knows `24h` only.
         blocking: One asset that submits, waits and lands in one run. For small jobs: it holds a worker meanwhile.
         poll_seconds: Seconds between looks in a blocking run.
@@ -277,12 +280,12 @@ def batch_asset(
             "metadata": {RESOURCE: resource_key, **(metadata or {})} if not blocking else metadata,
             **_storage(resource_key, io_manager_key),
         }
-        checks = [table_checks(spec, max_error_rate)]
+        evaluated = [table_checks(spec, max_error_rate, checks)]
         if pieces > 1 and blocking:
             raise ConfigurationError("`blocking=True` does all in one step, which `pieces` cannot cut.")
         if blocking:
             table = _asset(_all_in_one(spec, signature), **common, **entry, **landing)
-            return BatchAsset(None, table, checks, [cancel_job(spec)], spec, signature)
+            return BatchAsset(None, table, evaluated, [cancel_job(spec)], spec, signature)
         sending: dict[str, Any] = {
             "key": submission_key,
             "kinds": {"openai", *(kinds or ())},
@@ -297,7 +300,7 @@ def batch_asset(
             submission = _asset(_submission(spec, signature), output_required=False, **sending, **common, **entry)
             table = _asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
         submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[submission_key])
-        return BatchAsset(submission, table, checks, [submit_only, cancel_job(spec)], spec, signature)
+        return BatchAsset(submission, table, evaluated, [submit_only, cancel_job(spec)], spec, signature)
 
     return decorate
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from ractobatch_dagster.chosen_checks import BatchCheck, chosen, summed
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import BatchSpec
@@ -16,10 +17,14 @@ _USABLE = "answers_are_usable"
 ON_TIME = "batches_are_on_time"
 _SHOWN = 5
 
+Recorded = Mapping[str, Any]
+"""The metadata of one materialisation."""
 
-def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefinition:
+
+def table_checks(spec: BatchSpec, max_error_rate: float, wanted: Sequence[BatchCheck] = ()) -> dg.AssetChecksDefinition:
     """The checks of a table: every row that was submitted is there, not too many are without a usable answer, and no
-    batch is stuck or uncollected. The last one is also evaluated by the sensor, as soon as something changes."""
+    batch is stuck or uncollected; and those that are wanted beside them. The third one is also evaluated by the sensor,
+    as soon as something changes."""
     specs = [
         dg.AssetCheckSpec(_ROWS, asset=spec.asset, description="Every row that was submitted is in the table, once."),
         dg.AssetCheckSpec(
@@ -31,19 +36,20 @@ def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefini
             ON_TIME, asset=spec.asset, description="No open batch is stuck, uncollected or about to lose its answers."
         ),
     ]
+    specs += chosen(wanted, spec, [one.name for one in specs])
 
     @dg.multi_asset_check(specs=specs, name=f"{spec.op_name}_checks", required_resource_keys={spec.resource_key})
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        landed = _recorded(context, spec.asset)
-        total = _sum(landed, "rows_submitted")
-        written = _sum(landed, "dagster/row_count", "dagster/partition_row_count", "rows")
+        landed, before = _recorded(context, spec.asset)
+        total = summed(landed, "rows_submitted")
+        written = summed(landed, "dagster/row_count", "dagster/partition_row_count", "rows")
         yield dg.AssetCheckResult(
             check_name=_ROWS,
             asset_key=spec.asset,
             passed=written == total,
             metadata={"rows_submitted": total, "rows_in_table": written},
         )
-        counts = {word: _sum(landed, f"status_{word}") for word in ROW_STATUSES if word not in ("ok", "skipped")}
+        counts = {word: summed(landed, f"status_{word}") for word in ROW_STATUSES if word not in ("ok", "skipped")}
         unusable = sum(counts.values())
         rate = unusable / total if total else 0.0
         yield dg.AssetCheckResult(
@@ -58,6 +64,17 @@ def table_checks(spec: BatchSpec, max_error_rate: float) -> dg.AssetChecksDefini
                 **{word: count for word, count in counts.items() if count},
             },
         )
+
+        for check in wanted:
+            passed, shown, said = check.result(landed, before)
+            yield dg.AssetCheckResult(
+                check_name=check.name,
+                asset_key=spec.asset,
+                passed=passed,
+                severity=check.severity,
+                metadata=shown,
+                description=said,
+            )
 
         resource = getattr(context.resources, spec.resource_key)
         yield dg.AssetCheckResult(check_name=ON_TIME, asset_key=spec.asset, **on_time(_alarms(spec, resource)))
@@ -93,17 +110,17 @@ def _alarms(spec: BatchSpec, resource: OpenAIBatchResource) -> list[str]:
     ]
 
 
-def _recorded(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> list[Mapping[str, Any]]:
-    """The metadata of what this run materialised; where the check runs by itself, of the newest materialisation."""
+def _recorded(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> tuple[list[Recorded], list[Recorded]]:
+    """The metadata of what this run materialised, or where the check runs by itself of the newest materialisation; and
+    of what the run before that did."""
     found = context.instance.fetch_materializations(asset, limit=1_000).records
     mine = [record for record in found if record.run_id == context.run.run_id] or found[:1]
-    return [event.metadata for record in mine if (event := record.asset_materialization) is not None]
+    ids = {record.run_id for record in mine}
+    others = [record for record in found if record.run_id not in ids]
+    before = [record for record in others if record.run_id == others[0].run_id]
+    return [_metadata(record) for record in mine], [_metadata(record) for record in before]
 
 
-def _sum(landed: list[Mapping[str, Any]], *names: str) -> int:
-    """The sum over all partitions of the first of these numbers that each has."""
-    total = 0
-    for metadata in landed:
-        value = next((metadata[name].value for name in names if name in metadata), 0)
-        total += int(value)
-    return total
+def _metadata(record: Any) -> Recorded:
+    event = record.asset_materialization
+    return event.metadata if event is not None else {}

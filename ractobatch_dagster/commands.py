@@ -146,13 +146,15 @@ def _fail_if(problems: int) -> None:
 
 def _told(findings: Iterable[Finding], *, as_json: bool) -> None:
     """Show findings as they come; an error where one of them is not well."""
-    wrong = 0
+    wrong = told = 0
     for finding in findings:
-        wrong += not finding.well
+        wrong, told = wrong + (not finding.well), told + 1
         if as_json:
             _say_json(finding.as_data())
         else:
             _say(str(finding))
+    if not told and not as_json:
+        _say("There is nothing to do.")
     _fail_if(wrong)
 
 

@@ -15,6 +15,7 @@ from ractobatch_dagster.assets import BatchAsset, batch_asset
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
+from ractobatch_dagster.yaml_checks import Check
 from ractobatch_dagster.yaml_output import output_model_of
 from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
 from ractobatch_dagster.yaml_source import Source
@@ -132,6 +133,10 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     on_change: Literal["fail", "attach", "replace"] | None = None
     on_terminate: Literal["keep", "cancel"] | None = None
     max_error_rate: float | None = None
+    checks: Annotated[
+        list[Check] | None,
+        _words("Further checks of the table.", examples=[[{"rate": "refusal", "at_most": 0.01}]]),
+    ] = None
     completion_window: str | None = None
     blocking: bool | None = None
     poll_seconds: float | None = None
@@ -197,6 +202,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
                 f"asset_attributes: `{refused[0]}` is none that a batch asset has; partitions are said in `partitions`."
             )
         arguments = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
+        if self.checks:
+            arguments["checks"] = [check.made() for check in self.checks]
         if self.source.asset:
             arguments["ins"] = {"rows": dg.AssetIn(key=dg.AssetKey.from_user_string(self.source.asset))}
         if self.source.by_partition:

@@ -23,7 +23,16 @@ from ractobatch_dagster.submission.state import SubmissionState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Held", "TableSummary", "cells_table", "column_lineage", "column_schema", "submission_metadata"]
+__all__ = [
+    "LABELS",
+    "Held",
+    "TableSummary",
+    "cells_table",
+    "column_lineage",
+    "column_schema",
+    "is_label",
+    "submission_metadata",
+]
 
 _PREVIEW_ROWS = 10
 _PREVIEW_ANSWERS = 6
@@ -118,7 +127,10 @@ class TableSummary:
         self._sums: Counter[str] = Counter()
         self._cost: list[float] = []
         self._preview: list[dict[str, Any]] = []
-        self._labels: dict[str, Counter[str]] = {name: Counter() for name in _label_columns(schema, spec)}
+        answered = answer_names(spec.template.output_type)
+        self._labels: dict[str, Counter[str]] = {
+            name: Counter() for name in answered if is_label(schema.field(name).type)
+        }
         answers = answer_names(spec.template.output_type)[:_PREVIEW_ANSWERS] or ["llm_text"]
         wanted = [*([spec.key] if spec.key else []), PROMPT, *answers, "llm_status"]
         self._shown = [name for name in dict.fromkeys(wanted) if name in schema.names]
@@ -197,12 +209,11 @@ LABELS = "label_counts"
 """Metadata key of how often each label was answered, by column."""
 
 
-def _label_columns(schema: pa.Schema, spec: BatchSpec) -> list[str]:
-    """The answers that are one of few words: enums, literals, booleans."""
+def is_label(kind: pa.DataType) -> bool:
+    """Whether answers of a type are one of few words: enums, literals, booleans."""
     import pyarrow as pa
 
-    kinds = {name: schema.field(name).type for name in answer_names(spec.template.output_type)}
-    return [name for name, kind in kinds.items() if pa.types.is_dictionary(kind) or pa.types.is_boolean(kind)]
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_boolean(kind))
 
 
 def cells_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:

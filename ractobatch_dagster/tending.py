@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, RactobatchError
 from ractobatch_dagster.inspecting import Listed, submissions
 from ractobatch_dagster.provider.client import Provider
@@ -16,6 +18,7 @@ from ractobatch_dagster.store import Store, StoreClock
 from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.heartbeat import heartbeats, watched
 from ractobatch_dagster.submission.plan import KEY
+from ractobatch_dagster.submission.state import BatchState
 
 __all__ = ["Finding", "doctor", "gc", "reconcile"]
 
@@ -182,22 +185,37 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
                 store.delete(one.table.submission(one.id).prefix)
             yield Finding(one.standing, True, f"{verb} {store.uri(one.table.submission(one.id).prefix)}")
         elif one.standing == "landed" and one.state is not None and provider is not None:
-            files = [
-                file_id
-                for batch in one.state.batches
-                for file_id in (batch.file_id, batch.output_file_id, batch.error_file_id)
-                if file_id
-            ]
-            yield _files_deleted(provider, one, files, really, verb)
+            files = [(batch.number, name, file_id) for batch in one.state.batches for name, file_id in _files(batch)]
+            if files:
+                yield _files_deleted(provider, one, files, really, verb)
 
 
-def _files_deleted(provider: Provider, one: Listed, files: list[str], really: bool, verb: str) -> Finding:
+def _files(batch: BatchState) -> list[tuple[str, str]]:
+    """A batch's files at the provider, by the name of the field that says so."""
+    found = [(name, getattr(batch, name)) for name in ("file_id", "output_file_id", "error_file_id")]
+    return [(name, file_id) for name, file_id in found if file_id]
+
+
+def _files_deleted(
+    provider: Provider, one: Listed, files: list[tuple[int, str, str]], really: bool, verb: str
+) -> Finding:
     what = f"{len(files)} files of {one.table.asset}, submission {one.id}, at the provider"
+    gone: dict[int, dict[str, None]] = {}
     try:
-        for file_id in files if really else ():
+        for number, name, file_id in files if really else ():
             provider.delete_file(file_id)
+            gone.setdefault(number, {})[name] = None
     except ProviderError as error:
         return Finding("landed", False, f"could not delete {what}: {error}")
+    finally:
+        if gone:  # so that nobody asks for them again
+            one.table.submission(one.id).change(
+                lambda state: {
+                    batch.number: msgspec.structs.replace(batch, **gone[batch.number])
+                    for batch in state.batches
+                    if batch.number in gone
+                }
+            )
     return Finding("landed", True, f"{verb} {what}")
 
 

@@ -177,7 +177,7 @@ def test_what_is_no_longer_needed_is_deleted(project: Project, ractobatch: Any) 
     project.run("labels_submission")
     project.land()
     old, new = project.submissions("labels")
-    assert ractobatch("gc") == (0, "")
+    assert ractobatch("gc") == (0, "There is nothing to do.\n")
     store, provider = Store(project.resource.root), project.resource.get_provider()
     later = new.created_at + 31 * DAY
 
@@ -211,6 +211,7 @@ def test_files_of_a_landed_submission_go(project: Project) -> None:
     (found,) = gc(store, provider, days=30, really=True, now=later)
     assert "deleted 2 files of labels" in found.text
     assert list(provider.client.files.list()) == []
+    assert list(gc(store, provider, days=30, really=True, now=later)) == []
     assert next(store.chunks(store_path(project)))
 
 

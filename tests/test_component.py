@@ -335,3 +335,24 @@ def test_rows_that_cannot_be_read_fail_the_run(batch_server: LocalServer, tmp_pa
             run = project(batch_server, tmp_path / source[1:4], defs).run("triage_submission")
             assert message in failure(run)
     assert batch_server.batches() == []
+
+
+def test_checks_are_chosen(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Each with its bound and its severity; what is no check is refused."""
+    said = """
+        source: {asset: tickets}
+        template: "{{ body }}"
+        output: {sentiment: [positive, neutral, negative]}
+        checks:
+          - {rate: refusal, at_most: 0.01, severity: error}
+          - {drift: sentiment, at_most: 0.3}
+          - {cost: usd, at_most: 5}
+    """
+    with loaded(attributes(said)) as defs:
+        project = Project(batch_server, tmp_path, [tickets, *(defs.assets or ())])
+        names = {key.name for key in project.defs.resolve_asset_graph().asset_check_keys}
+    assert names >= {"refusal_rate", "sentiment_drift", "cost", "every_row_is_there"}
+    for wrong in ({"at_most": 1}, {"rate": "refusal", "cost": "usd", "at_most": 1}):
+        with pytest.raises(ComponentTreeException) as error, loaded(attributes(said, checks=[wrong])):
+            pass
+        assert "one of rate, drift and cost" in str(error.value.__cause__)
