@@ -23,7 +23,7 @@ from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.signature import Signature, key_of, present
-from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate
+from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate, TableType
 
 if TYPE_CHECKING:
     from ractobatch_dagster.submission.opening import OnChange
@@ -150,6 +150,7 @@ def batch_asset(
     code_version: str | None = None,
     pool: str | None = None,
     io_manager_key: str | None = None,
+    table_type: TableType = "pyarrow",
 ) -> Callable[[Callable[..., Any]], BatchAsset]:
     """Turn a function that returns a DataFrame of prompts into assets that send it through the Batch API.
 
@@ -215,6 +216,7 @@ def batch_asset(
         code_version: Of both assets; a hash of prompt, template, parameters and schema where not given.
         pool: Of the submission.
         io_manager_key: Who stores the table, instead of our Parquet files below the resource's root.
+        table_type: What that IO manager is given: a `pyarrow.Table`, or a `pandas` or `polars` frame.
 
     Raises:
         ConfigurationError: Something cannot work as given.
@@ -254,6 +256,7 @@ def batch_asset(
             completion_window=completion_window,
             ranges=io_manager_key is None and not isinstance(partitions_def, dg.MultiPartitionsDefinition),
             own_storage=io_manager_key is None,
+            table_type=table_type,
             poll_seconds=poll_seconds,
             upstream=key_of(*next(iter(upstreams.items()))) if len(upstreams) == 1 else None,
         )

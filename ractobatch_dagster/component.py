@@ -15,6 +15,7 @@ from ractobatch_dagster.assets import BatchAsset, batch_asset
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
+from ractobatch_dagster.spec import TableType
 from ractobatch_dagster.yaml_checks import Check
 from ractobatch_dagster.yaml_output import output_model_of
 from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
@@ -147,6 +148,7 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     ] = True
     pool: str | None = None
     io_manager_key: str | None = None
+    table_type: TableType | None = None
     partitions: Annotated[
         Partitions | None,
         dg.Resolver(_partitions, model_field_type=Partitions, description="How both assets are partitioned."),
@@ -236,7 +238,7 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
 _OPTIONS = (
     "template", "key", "temperature", "max_tokens", "extra", "partition_by", "carry", "on_null", "dedupe", "reuse",
     "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window", "blocking",
-    "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key",
+    "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
 )  # fmt: skip
 _ATTRIBUTES = {
     "deps", "description", "metadata", "group_name", "code_version", "owners", "tags", "kinds", "automation_condition",

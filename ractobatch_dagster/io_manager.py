@@ -16,7 +16,16 @@ from ractobatch_dagster.store import Store, partition_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["EACH_PARTITION", "ParquetIOManager", "ParquetTables", "as_annotated", "is_stream", "table_path", "written"]
+__all__ = [
+    "EACH_PARTITION",
+    "ParquetIOManager",
+    "ParquetTables",
+    "as_annotated",
+    "is_stream",
+    "table_as",
+    "table_path",
+    "written",
+]
 
 EACH_PARTITION = "ractobatch/each_partition"
 """Input metadata with which a consumer asks for several partitions as a dict of frames instead of one frame."""
@@ -146,7 +155,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     """Stores assets as Parquet on local disk or object storage; loads them by the downstream's type annotation.
 
     `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow, and
-    `pa.RecordBatchReader` a stream of what need not fit into memory. An output may be a stream as well.
+    `duckdb.DuckDBPyRelation` a relation, `pa.RecordBatchReader` a stream of what need not fit into memory. An output may be a stream as well.
     Several partitions come as one frame, or as a dict by partition key where the annotation is `dict[str, ...]`. A
     partition that is missing is an error unless the input's metadata has `allow_missing_partitions: True`.
     """
@@ -207,12 +216,34 @@ def as_annotated(table: pa.Table, wanted: Any) -> Any:
 
         frame = pl.from_arrow(table)
         return frame.lazy() if name == "LazyFrame" and isinstance(frame, pl.DataFrame) else frame
+    if name == "DuckDBPyRelation":
+        import duckdb
+
+        return duckdb.connect().from_arrow(table)
     if wanted is Any or name in ("Any", "NoneType", "") or module == "pandas":
         return to_pandas(table)
     raise ConfigurationError(
         f"A Parquet table cannot be loaded as {wanted!r}. Annotate the parameter with pandas.DataFrame, "
-        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, pyarrow.RecordBatchReader, or a dict of one of them."
+        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, pyarrow.RecordBatchReader, duckdb.DuckDBPyRelation, or a dict of one of them."
     )
+
+
+def table_as(table: pa.Table, kind: str) -> Any:
+    """The table as `pyarrow`, `pandas` or `polars` have it, for whoever stores it otherwise.
+
+    A dictionary becomes its words: some databases make a type of their own of it, which the next partition fits not.
+    """
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            plain = field.type.value_type
+            table = table.set_column(place, field.with_type(plain), table[field.name].cast(plain))
+    if kind == "polars":
+        import polars as pl
+
+        return pl.from_arrow(table)
+    return to_pandas(table) if kind == "pandas" else table
 
 
 def to_pandas(table: pa.Table) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ractobatch_dagster.errors import ProviderError, StoreError
-from ractobatch_dagster.io_manager import table_path, written
+from ractobatch_dagster.io_manager import table_as, table_path, written
 from ractobatch_dagster.metadata import TableSummary, column_lineage
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.results.table import ResultTable
@@ -68,7 +68,9 @@ def land(
         if submissions_of(table, keys, spec) != waiting:
             context.log.info("A newer submission was opened meanwhile; its own run lands the table.")
             return
-        values: dict[str | None, Any] = dict(made) if spec.own_storage else {key: made[key].read() for key in keys}
+        values: dict[str | None, Any] = dict(made)
+        if not spec.own_storage:
+            values = {key: table_as(made[key].read(), spec.table_type) for key in keys}
         if len(keys) == 1:
             yield dg.MaterializeResult(value=values[keys[0]], metadata=shown[keys[0]])
             return

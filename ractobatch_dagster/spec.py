@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from ractobatch_dagster.submission.sealing import Rules
     from ractobatch_dagster.submission.state import Owner
 
-__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "OnTerminate"]
+__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "OnTerminate", "TableType"]
 
 OnTerminate = Literal["keep", "cancel"]
 """What becomes of the batches when somebody terminates the run that sends them or waits for them."""
+
+TableType = Literal["pyarrow", "pandas", "polars"]
+"""As what somebody else's IO manager is given the table."""
 
 SUBMISSION = "ractobatch/submission"
 """Run tag and metadata key that carry the submission's id."""
@@ -55,6 +58,7 @@ class BatchSpec:
     ranges: bool
     own_storage: bool
     poll_seconds: float
+    table_type: TableType = "pyarrow"
     prompts: PromptTemplate | None = None
     upstream: dg.AssetKey | None = None
 

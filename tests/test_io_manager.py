@@ -47,6 +47,22 @@ def test_downstream_gets_what_it_is_annotated_with(tmp_path: Path, kind: type) -
     assert materialise(tmp_path, frame, reader).success
 
 
+def test_a_downstream_may_ask_for_a_relation(tmp_path: Path) -> None:
+    """Which DuckDB queries as its own."""
+
+    @dg.asset
+    def numbers() -> pa.Table:
+        return pa.table({"n": [1, 2, 3]})
+
+    @dg.asset
+    def total(numbers: duckdb.DuckDBPyRelation) -> pa.Table:
+        return pa.table(numbers.sum("n").to_arrow_table())
+
+    manager = ParquetIOManager(root=str(tmp_path))
+    result = dg.materialize([numbers, total], resources={"io_manager": manager})
+    assert result.output_for_node("total").to_pydict() == {"sum(n)": [6]}
+
+
 def test_whole_numbers_with_nulls_stay_whole(tmp_path: Path) -> None:
     """A null does not turn a column of whole numbers into floats."""
 
