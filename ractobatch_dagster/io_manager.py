@@ -154,8 +154,9 @@ class ParquetTables(dg.IOManager):
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Stores assets as Parquet on local disk or object storage; loads them by the downstream's type annotation.
 
-    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow, and
-    `duckdb.DuckDBPyRelation` a relation, `pa.RecordBatchReader` a stream of what need not fit into memory. An output may be a stream as well.
+    `pd.DataFrame` (and no annotation) gives pandas, `pl.DataFrame` and `pl.LazyFrame` Polars, `pa.Table` PyArrow,
+    `duckdb.DuckDBPyRelation` a relation, and `pa.RecordBatchReader` a stream of what need not fit into memory. An
+    output may be a stream as well.
     Several partitions come as one frame, or as a dict by partition key where the annotation is `dict[str, ...]`. A
     partition that is missing is an error unless the input's metadata has `allow_missing_partitions: True`.
     """
@@ -224,7 +225,8 @@ def as_annotated(table: pa.Table, wanted: Any) -> Any:
         return to_pandas(table)
     raise ConfigurationError(
         f"A Parquet table cannot be loaded as {wanted!r}. Annotate the parameter with pandas.DataFrame, "
-        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, pyarrow.RecordBatchReader, duckdb.DuckDBPyRelation, or a dict of one of them."
+        "polars.DataFrame, polars.LazyFrame, pyarrow.Table, pyarrow.RecordBatchReader, duckdb.DuckDBPyRelation, or a "
+        "dict of one of them."
     )
 
 
