@@ -10,7 +10,7 @@ UV = $(BIN)/uv
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-integration test-oldest test-io simulate fuzz bench bench-quick lint format lock install clean
+.PHONY: help demo ui test test-integration test-oldest test-io test-ui simulate fuzz bench bench-quick lint format lock install clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -22,7 +22,7 @@ ui: $(READY)  ## Open the Dagster UI on what the demo made; Ctrl-C stops it
 	@$(BIN)/python -m example_project.demo --ui
 
 test: $(READY)  ## Run the tests
-	$(PYTEST) -n auto --maxprocesses=8 -m "not integration"
+	$(PYTEST) -n auto --maxprocesses=8 -m "not integration and not ui"
 
 test-integration: $(READY)  ## Run the tests that drive real Dagster processes; minutes
 	$(PYTEST) -m integration
@@ -50,13 +50,20 @@ test-oldest: $(UV)  ## Run the tests with the oldest versions of everything that
 	$(PYTHON) -m venv --clear .venv-oldest
 	$(UV) pip install --python .venv-oldest/bin/python --resolution lowest-direct --quiet \
 	  --editable '.[polars,local,ui]' --group dev
-	.venv-oldest/bin/python -m pytest -n auto --maxprocesses=8 -m "not integration"
+	.venv-oldest/bin/python -m pytest -n auto --maxprocesses=8 -m "not integration and not ui"
 
 test-io: $(UV)  ## Run the tests with the DuckDB, Delta Lake and Iceberg IO managers, which want a Dagster of their own
 	$(PYTHON) -m venv --clear .venv-io
 	$(UV) pip install --python .venv-io/bin/python --quiet --editable '.[polars,duckdb,local]' --group test \
 	  dagster-duckdb-pandas dagster-deltalake-pandas dagster-iceberg
 	.venv-io/bin/python -m pytest -n auto --maxprocesses=8 tests/test_other_io_managers.py tests/test_io_manager.py
+
+test-ui: $(UV) requirements.lock  ## Click through Dagster's UI in Chromium (CHROMIUM=path; SCREENSHOTS=docs makes the pictures anew)
+	$(PYTHON) -m venv --clear .venv-ui
+	$(UV) pip install --python .venv-ui/bin/python --require-hashes --quiet --requirement requirements.lock
+	$(UV) pip install --python .venv-ui/bin/python --no-deps --no-build-isolation --quiet --editable .
+	$(UV) pip install --python .venv-ui/bin/python --quiet playwright
+	.venv-ui/bin/python -m pytest -m ui tests/ui
 
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check .
@@ -77,7 +84,7 @@ lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
 install: $(READY)  ## Build .venv, which the other targets do by themselves
 
 clean:  ## Remove .venv, the demo's data and every cache
-	rm -rf .venv .venv-oldest .venv-io .demo .kill-demo .bench dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-io .venv-ui .demo .kill-demo .bench dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(UV) requirements.lock pyproject.toml

@@ -9,7 +9,15 @@ import polars as pl
 
 from example_project.labels import REVIEW_PROMPT, agreement
 from example_project.reviews import example_reviews, review_years, year_of
-from ractobatch_dagster import OpenAIBatchResource, ParquetIOManager, batch_asset, build_batch_sensor
+from ractobatch_dagster import (
+    CostCheck,
+    DriftCheck,
+    OpenAIBatchResource,
+    ParquetIOManager,
+    RateCheck,
+    batch_asset,
+    build_batch_sensor,
+)
 
 STORE = os.environ.get("RACTOBATCH_STORE") or str(Path(__file__).resolve().parent.parent / ".demo" / "store")
 MODEL = os.environ.get("RACTOBATCH_MODEL") or "gpt-4o-mini"
@@ -35,7 +43,13 @@ def reviews(context: dg.AssetExecutionContext) -> dg.Output[object]:
 
 
 @batch_asset(
-    model=MODEL, prompt=REVIEW_PROMPT, key="review_id", temperature=0, partitions_def=years, group_name="reviews"
+    model=MODEL,
+    prompt=REVIEW_PROMPT,
+    key="review_id",
+    temperature=0,
+    partitions_def=years,
+    group_name="reviews",
+    checks=[RateCheck("refusal", at_most=0.02), DriftCheck("sentiment", at_most=0.3), CostCheck(at_most_usd=1.0)],
 )
 def review_labels(reviews: pd.DataFrame) -> pd.DataFrame:
     """Sentiment, side effects and their severity, for every review."""

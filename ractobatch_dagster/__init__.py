@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster._version import __version__
 
 if TYPE_CHECKING:
-    from ractobatch_dagster.assets import BatchAsset, batch_asset
+    from ractobatch_dagster.assets import BatchAsset, batch_asset, build_batch_assets
     from ractobatch_dagster.attachment import RactoFile
     from ractobatch_dagster.chosen_checks import CostCheck, DriftCheck, RateCheck
     from ractobatch_dagster.component import OpenAIBatchComponent
@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from ractobatch_dagster.prompt import RactoPrompt
     from ractobatch_dagster.resource import OpenAIBatchResource
     from ractobatch_dagster.sensor import build_batch_sensor
+    from ractobatch_dagster.translator import BatchAssetTranslator
 
 _HOME = {
     "BatchAsset": "assets",
+    "BatchAssetTranslator": "translator",
     "BatchFailedError": "errors",
     "BatchItem": "models",
     "BatchJobInfo": "models",
@@ -79,11 +81,13 @@ _HOME = {
     "SubmissionConflictError": "errors",
     "ToolCallResult": "models",
     "batch_asset": "assets",
+    "build_batch_assets": "assets",
     "build_batch_sensor": "sensor",
 }
 
 __all__ = [
     "BatchAsset",
+    "BatchAssetTranslator",
     "BatchFailedError",
     "BatchItem",
     "BatchJobInfo",
@@ -116,6 +120,7 @@ __all__ = [
     "ToolCallResult",
     "__version__",
     "batch_asset",
+    "build_batch_assets",
     "build_batch_sensor",
 ]
 

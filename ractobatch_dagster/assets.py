@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -14,22 +13,23 @@ from ractobatch_dagster.account import account_asset
 from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.chosen_checks import BatchCheck
+from ractobatch_dagster.computing import all_in_one, asset_of, storage, submission_step, table_step
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.io_manager import ParquetTables
-from ractobatch_dagster.previewing import PreviewConfig, preview_asset, previewable
+from ractobatch_dagster.previewing import preview_asset
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
-from ractobatch_dagster.signature import Signature, key_of, present
+from ractobatch_dagster.signature import Signature, key_of
 from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate, TableType
+from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
 
 if TYPE_CHECKING:
     from ractobatch_dagster.submission.opening import OnChange
     from ractobatch_dagster.submission.previewing import Preview
 
-__all__ = ["BatchAsset", "batch_asset"]
+__all__ = ["BatchAsset", "batch_asset", "build_batch_assets"]
 
 Key = str | Sequence[str] | dg.AssetKey
 
@@ -151,6 +151,7 @@ def batch_asset(
     pool: str | None = None,
     io_manager_key: str | None = None,
     table_type: TableType = "pyarrow",
+    translator: BatchAssetTranslator = BatchAssetTranslator(),  # noqa: B008 (it has no state)
 ) -> Callable[[Callable[..., Any]], BatchAsset]:
     """Turn a function that returns a DataFrame of prompts into assets that send it through the Batch API.
 
@@ -217,6 +218,7 @@ def batch_asset(
         pool: Of the submission.
         io_manager_key: Who stores the table, instead of our Parquet files below the resource's root.
         table_type: What that IO manager is given: a `pyarrow.Table`, or a `pandas` or `polars` frame.
+        translator: A rule for what both assets are called and how they are described, after what is said here.
 
     Raises:
         ConfigurationError: Something cannot work as given.
@@ -230,16 +232,32 @@ def batch_asset(
     """
 
     def decorate(function: Callable[..., Any]) -> BatchAsset:
-        table_key = _table_key(asset_key, name or function.__name__, key_prefix)
-        submission_key = dg.AssetKey([*table_key.path[:-1], f"{table_key.path[-1]}_submission"])
+        said: dict[str, Any] = {"group_name": group_name, "owners": owners, "tags": tags}
+        about = dg.AssetSpec(
+            _table_key(asset_key, name or function.__name__, key_prefix),
+            kinds={"openai", "parquet", *(kinds or ())},
+            description=description or function.__doc__,
+            metadata=metadata,
+            **said,
+        )
+        about = translator.get_asset_spec(BatchAssetData("table", model, about))
+        *prefix, last = about.key.path
+        sending = dg.AssetSpec(
+            dg.AssetKey([*prefix, f"{last}_submission"]),
+            kinds={"openai", *(kinds or ())},
+            description=f"Sends the prompts of `{'/'.join(about.key.path)}` to the Batch API; ends as soon as the "
+            "batches exist.",
+            **said,
+        )
+        sending = translator.get_asset_spec(BatchAssetData("submission", model, sending, about.key))
         request = RequestTemplate.of(
             model, prompt, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
         )
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
         spec = BatchSpec(
-            asset=table_key,
-            submission_asset=None if blocking else submission_key,
+            asset=about.key,
+            submission_asset=None if blocking else sending.key,
             template=request,
             prompts=PromptTemplate(template) if template is not None else None,
             resource_key=resource_key,
@@ -263,9 +281,6 @@ def batch_asset(
         one_run = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def is not None else None)
         common: dict[str, Any] = {
             "partitions_def": partitions_def,
-            "group_name": group_name,
-            "owners": owners,
-            "tags": tags,
             "retry_policy": retry_policy,
             "backfill_policy": one_run if spec.ranges else backfill_policy,
             "code_version": code_version or spec.code_version,
@@ -276,100 +291,78 @@ def batch_asset(
             "automation_condition": automation_condition,
             "pool": pool,
         }
-        landing: dict[str, Any] = {
-            "key": table_key,
-            "kinds": {"openai", "parquet", *(kinds or ())},
-            "description": description or function.__doc__,
-            "metadata": {RESOURCE: resource_key, **(metadata or {})} if not blocking else metadata,
-            **_storage(resource_key, io_manager_key),
-        }
+        landing = {**_about(about), **storage(resource_key, io_manager_key)}
+        if not blocking:
+            landing["metadata"] = {RESOURCE: resource_key, **about.metadata}  # by which the sensor knows it
         evaluated = [table_checks(spec, max_error_rate, checks)]
         if pieces > 1 and blocking:
             raise ConfigurationError("`blocking=True` does all in one step, which `pieces` cannot cut.")
         if blocking:
-            table = _asset(_all_in_one(spec, signature), **common, **entry, **landing)
+            table = asset_of(all_in_one(spec, signature), **common, **entry, **landing)
             return BatchAsset(None, table, evaluated, [cancel_job(spec)], spec, signature)
-        sending: dict[str, Any] = {
-            "key": submission_key,
-            "kinds": {"openai", *(kinds or ())},
-            "description": f"Sends the prompts of `{spec.name}` to the Batch API; ends as soon as the batches exist.",
-        }
+        entry |= _about(sending)
         if pieces > 1:
             from ractobatch_dagster.pieces import submission_in_pieces, table_in_pieces
 
-            submission = submission_in_pieces(spec, signature, pieces, **sending, **common, **entry)
-            table = table_in_pieces(spec, pieces, deps=[submission_key], **common, **landing)
+            submission = submission_in_pieces(spec, signature, pieces, **common, **entry)
+            table = table_in_pieces(spec, pieces, deps=[sending.key], **common, **landing)
         else:
-            submission = _asset(_submission(spec, signature), output_required=False, **sending, **common, **entry)
-            table = _asset(_table(spec), deps=[submission_key], output_required=False, **common, **landing)
-        submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[submission_key])
+            submission = asset_of(submission_step(spec, signature), output_required=False, **common, **entry)
+            table = asset_of(table_step(spec), deps=[sending.key], output_required=False, **common, **landing)
+        submit_only = dg.define_asset_job(f"{spec.op_name}_submit", selection=[sending.key])
         return BatchAsset(submission, table, evaluated, [submit_only, cancel_job(spec)], spec, signature)
 
     return decorate
 
 
-def _submission(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
-    def run(
-        context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
-    ) -> Iterator[dg.MaterializeResult[Any]]:
-        from ractobatch_dagster.submitting import submit_run
+def build_batch_assets(rows: Callable[..., Any] | Key, **options: Any) -> BatchAsset:
+    """`batch_asset` without a decorator, for those who make assets in a loop.
 
-        config = arguments["config"]
-        told = {name: getattr(config, name) for name in PreviewConfig.model_fields if hasattr(config, name)}
-        own = {name: value for name, value in arguments.items() if name in signature.names}
-        yield from submit_run(context, resource, own, spec=spec, signature=signature, settings=PreviewConfig(**told))
+    Args:
+        rows: The function; or the key of the asset whose rows are sent as they are, with a column `user_message` or
+            with the columns of a `template`.
+        options: What `batch_asset` takes. Without a function, `name` or `asset_key` is needed.
 
-    return previewable(signature).compute(f"{spec.op_name}_submission", spec.resource_key, run)
+    Raises:
+        ConfigurationError: As `batch_asset`; or there is no name.
 
+    Example:
+        ```python
+        labels = [
+            build_batch_assets(f"reviews_{one}", name=f"labels_{one}", model="gpt-4o-mini", template="{{ text }}")
+            for one in ("de", "en", "fr")
+        ]
+        defs = dg.Definitions.merge(*(one.definitions for one in labels))
+        ```
+    """
+    if callable(rows) and not isinstance(rows, dg.AssetKey):
+        return batch_asset(**options)(rows)
+    if not (options.get("name") or options.get("asset_key")):
+        raise ConfigurationError(f"The table of the rows of {rows!r} needs a name: give `name` or `asset_key`.")
+    if "ins" in options:
+        raise ConfigurationError("`ins` is for the parameters of a function; here there is none.")
 
-def _table(spec: BatchSpec) -> Callable[..., Any]:
-    def run(context: dg.AssetExecutionContext, **resources: OpenAIBatchResource) -> Iterator[dg.MaterializeResult[Any]]:
-        from ractobatch_dagster.landing import land
-        from ractobatch_dagster.submitting import partition_keys
+    def upstream(rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  (the IO manager decides)
+        return rows
 
-        yield from land(context, resources[spec.resource_key], partition_keys(context), spec=spec)
-
-    return present(run, spec.op_name, spec.resource_key)
-
-
-def _all_in_one(spec: BatchSpec, signature: Signature) -> Callable[..., Any]:
-    def run(
-        context: dg.AssetExecutionContext, resource: OpenAIBatchResource, arguments: Mapping[str, Any]
-    ) -> Iterator[dg.MaterializeResult[Any]]:
-        from ractobatch_dagster.landing import land, wait_until_collected
-        from ractobatch_dagster.submitting import submit
-        from ractobatch_dagster.terminating import termination
-
-        opened = submit(context, resource, arguments, spec=spec, signature=signature)
-        with termination(context, resource, spec):
-            wait_until_collected(context, resource, sorted(set(opened.submissions.values())), spec=spec)
-        yield from land(context, resource, list(opened.submissions), spec=spec)
-
-    return signature.compute(spec.op_name, spec.resource_key, run)
+    upstream.__doc__ = None
+    return batch_asset(ins={"rows": dg.AssetIn(key=dg.AssetKey.from_coercible(rows))}, **options)(upstream)
 
 
-def _asset(compute: Callable[..., Any], **arguments: Any) -> dg.AssetsDefinition:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # `io_manager_def`, `backfill_policy`: beta for years
-        return dg.asset(compute, **arguments)
+def _about(spec: dg.AssetSpec) -> dict[str, Any]:
+    """What a translator may say of an asset, as `dg.asset` takes it."""
+    return {
+        "key": spec.key,
+        "group_name": spec.group_name,
+        "owners": spec.owners,
+        "tags": {name: value for name, value in spec.tags.items() if not name.startswith(_KIND)},
+        "kinds": spec.kinds,
+        "description": spec.description,
+        "metadata": spec.metadata,
+    }
 
 
-def _storage(resource_key: str, io_manager_key: str | None) -> dict[str, Any]:
-    """Where the table is stored: with the IO manager of that key, or below the resource's own root."""
-    if io_manager_key is not None:
-        return {"io_manager_key": io_manager_key}
-    return {"io_manager_def": _tables_of(resource_key)}
-
-
-@cache
-def _tables_of(resource_key: str) -> dg.IOManagerDefinition:
-    """An IO manager over the resource's root; the same object for every asset, as Dagster wants it."""
-
-    @dg.io_manager(required_resource_keys={resource_key}, description="Parquet tables below the resource's root.")
-    def tables(context: dg.InitResourceContext) -> ParquetTables:
-        return ParquetTables(getattr(context.resources, resource_key).store)
-
-    return tables
+_KIND = "dagster/kind/"
 
 
 def _table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | None) -> dg.AssetKey:

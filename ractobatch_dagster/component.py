@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ import dagster as dg
 from dagster.components.resolved.core_models import ResolvedAssetAttributes
 from pydantic import BaseModel
 
-from ractobatch_dagster.assets import BatchAsset, batch_asset
+from ractobatch_dagster.assets import BatchAsset, build_batch_assets
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
@@ -179,7 +178,13 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         self.source.check()
         if self.source.by_partition and self.partitions is None:
             raise ConfigurationError("source: it names the partition, and there are no `partitions`.")
-        return batch_asset(**self.batch_asset_arguments())(self._function(folder))
+        if self.source.asset:
+            return build_batch_assets(self.source.asset, **self.batch_asset_arguments())
+
+        def read(context: dg.AssetExecutionContext) -> Any:
+            return self.read_rows(folder, context.partition_key if context.has_partition_key else None)
+
+        return build_batch_assets(read, **self.batch_asset_arguments())
 
     def build_prompt(self) -> Prompt | str | None:
         """The system prompt, with the output model."""
@@ -206,8 +211,6 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         arguments = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
         if self.checks:
             arguments["checks"] = [check.made() for check in self.checks]
-        if self.source.asset:
-            arguments["ins"] = {"rows": dg.AssetIn(key=dg.AssetKey.from_user_string(self.source.asset))}
         if self.source.by_partition:
             arguments["backfill_policy"] = dg.BackfillPolicy.multi_run()
         if "kinds" in attributes:
@@ -220,19 +223,6 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             "prompt": self.build_prompt(),
             "partitions_def": partitions_definition(self.partitions) if self.partitions is not None else None,
         }
-
-    def _function(self, folder: Path) -> Callable[..., Any]:
-        if self.source.asset:
-
-            def upstream(rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  (the IO manager decides)
-                return rows
-
-            return upstream
-
-        def read(context: dg.AssetExecutionContext) -> Any:
-            return self.read_rows(folder, context.partition_key if context.has_partition_key else None)
-
-        return read
 
 
 _OPTIONS = (

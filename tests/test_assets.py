@@ -12,8 +12,16 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from ractobatch_dagster import BatchAsset, ConfigurationError, RactoPrompt, batch_asset
+from ractobatch_dagster import (
+    BatchAsset,
+    BatchAssetTranslator,
+    ConfigurationError,
+    RactoPrompt,
+    batch_asset,
+    build_batch_assets,
+)
 from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.translator import BatchAssetData
 from tests.project import Project, failure
 
 
@@ -401,3 +409,56 @@ def test_a_template_makes_the_prompts(batch_server: LocalServer, tmp_path: Path)
         f"Text {n}:\n{text}" for n, text in zip([30, 10, 20], TEXTS, strict=True)
     ]
     assert table["llm_status"].to_pylist() == ["ok"] * 3
+
+
+def test_assets_are_generated_in_a_loop(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Of an upstream's rows and a template there needs to be no function; with one it is the decorator's way."""
+    names = ("labels", "more_labels")
+    made = [
+        build_batch_assets("texts", name=n, model="gpt-4o-mini", prompt=PROMPT, template="{{ text }}") for n in names
+    ]
+    own = build_batch_assets(lambda texts: texts.assign(user_message="a"), name="own", model="gpt-4o-mini")
+    project = Project(batch_server, tmp_path, [texts, *(one for each in (*made, own) for one in each.assets)])
+    assert project.run("texts", *(f"{name}_submission" for name in (*names, "own"))).success
+    project.land()
+    for name in names:
+        assert project.load(name)["user_message"].tolist() == TEXTS
+        assert {dep.asset_key.to_user_string() for dep in made[0].submission.specs_by_key[
+            dg.AssetKey("labels_submission")].deps} == {"texts"}  # fmt: skip
+    assert project.load("own")["llm_status"].tolist() == ["ok"] * 3
+    with pytest.raises(ConfigurationError, match="needs a name"):
+        build_batch_assets("texts", model="m")
+    with pytest.raises(ConfigurationError, match="`ins`"):
+        build_batch_assets("texts", name="n", model="m", ins={})
+
+
+class Ours(BatchAssetTranslator):
+    """A rule of a house."""
+
+    def get_asset_spec(self, data: BatchAssetData) -> dg.AssetSpec:
+        assert data.model == "gpt-4o-mini"
+        if data.role == "submission":
+            assert data.table_key == dg.AssetKey(["llm", "labels"])
+            return data.default_spec.replace_attributes(description="Sends.", tags={"house": "ours"})
+        key = data.default_spec.key.with_prefix("llm")
+        return data.default_spec.replace_attributes(key=key, group_name="llm", owners=["team:data"], metadata={"a": 1})
+
+
+def test_a_translator_says_how_assets_are_called(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Key, group, owners, tags, metadata; the submission follows the table's key, and the sensor still finds it."""
+
+    @batch_asset(model="gpt-4o-mini", prompt=PROMPT, tags={"house": "theirs"}, translator=Ours())
+    def labels(texts: pd.DataFrame) -> pd.DataFrame:
+        """Labels."""
+        return texts.assign(user_message=texts["text"])
+
+    (table,), (submission,) = labels.table.specs, labels.submission.specs if labels.submission else ()
+    assert (table.key, submission.key) == (dg.AssetKey(["llm", "labels"]), dg.AssetKey(["llm", "labels_submission"]))
+    assert (table.group_name, table.owners, table.description) == ("llm", ["team:data"], "Labels.")
+    assert (submission.group_name, submission.description) == ("default", "Sends.")
+    assert {name: value for name, value in submission.tags.items() if "/" not in name} == {"house": "ours"}
+    assert table.kinds == {"openai", "parquet"}
+    project = Project(batch_server, tmp_path, [texts, *labels.assets])
+    assert project.run("texts", "llm/labels_submission").success
+    project.land()
+    assert project.load("llm/labels")["llm_status"].tolist() == ["ok"] * 3

@@ -242,13 +242,14 @@ def test_every_option_reaches_the_asset() -> None:
         "partition_by": "day", "on_null": "skip", "dedupe": False, "reuse": False, "max_rounds": 2, "repairs": 1,
         "on_change": "replace", "on_terminate": "cancel", "max_error_rate": 0.5, "completion_window": "1h",
         "poll_seconds": 1.5, "pieces": 3, "resource_key": "mine", "pool": "llm", "io_manager_key": "theirs",
-        "extra": {"seed": 1}, "blocking": False, "max_tokens": 7, "temperature": 0.5, "key": "id", "carry": ["id"],
+        "table_type": "pandas", "extra": {"seed": 1}, "blocking": False,
+        "max_tokens": 7, "temperature": 0.5, "key": "id", "carry": ["id"],
     }  # fmt: skip
     component = OpenAIBatchComponent.from_attributes_dict(attributes=attributes("source: {asset: tickets}", **options))
     arguments = component.batch_asset_arguments()
     assert {name: arguments[name] for name in options} == options
     plain = OpenAIBatchComponent.from_attributes_dict(attributes=attributes("source: {asset: tickets}"))
-    assert set(plain.batch_asset_arguments()) == {"ins", "asset_key", "model", "prompt", "partitions_def"}
+    assert set(plain.batch_asset_arguments()) == {"asset_key", "model", "prompt", "partitions_def"}
 
 
 @pytest.mark.parametrize("sensor", [True, False])

@@ -212,7 +212,8 @@ def _imports(path: Path) -> set[str]:
 DAGSTER_LAYER = {
     *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "terminating", "requesting"),
     *("account", "chosen_checks", "confirming", "previewing", "ticking", "pieces", "signature", "spec", "metadata"),
-    *("cancelling", "component", "scaffolding", "yaml_checks", "yaml_output", "yaml_partitions", "yaml_source"),
+    *("computing", "translator", "cancelling", "component", "scaffolding"),
+    *("yaml_checks", "yaml_output", "yaml_partitions", "yaml_source"),
 }
 CORE = ("attachment", "errors", "json_schema", "models", "inspecting", "operating", "processor", "prompt", "secrecy")
 CORE += ("processes", "store", "table_file", "tending")

@@ -1,0 +1,132 @@
+"""Dagster's UI on the example, in a browser: what somebody clicks on, and what is there then.
+
+`make test-ui` runs it, with Debian's Chromium or the one that CHROMIUM names. With SCREENSHOTS=docs the pictures of the
+documentation are made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.example.test_demo import read_until, run_demo
+
+pytestmark = pytest.mark.ui
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The UI on what a demo made."""
+    home = tmp_path_factory.mktemp("demo")
+    demo = run_demo(home)
+    assert demo.wait(180) == 0, demo.stdout.read() if demo.stdout else ""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ui = run_demo(home, "--ui", PORT=str(port))
+    try:
+        read_until(ui, "Dagster's UI is at")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        ui.terminate()
+        ui.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[Any]:
+    """A page of a browser, whose first greeting is over."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; CHROMIUM names one")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_page(viewport={"width": 1500, "height": 900})
+        opened.set_default_timeout(MINUTE)
+        opened.request.post(f"{address}/graphql", data={"query": "mutation { setNuxSeen }"})
+        yield opened
+        browser.close()
+
+
+def picture(page: Any, name: str) -> None:
+    """Keep a picture for the documentation, if that is wanted."""
+    if SCREENSHOTS:
+        page.wait_for_timeout(1_500)  # what is drawn moves into its place
+        page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"))
+
+
+def test_the_lineage_is_drawn(page: Any, address: str) -> None:
+    """Reviews, submission, table, what is made from it, and the account beside them."""
+    page.goto(f"{address}/asset-groups/reviews")
+    for name in ("review_labels_submission", "review_labels", "reviews", "side_effects"):
+        page.get_by_text(name, exact=True).first.wait_for()
+    picture(page, "lineage")
+
+
+def test_the_table_tells_of_itself(page: Any, address: str) -> None:
+    """Columns with descriptions, rows, statuses with their picture, labels, a preview."""
+    page.goto(f"{address}/assets/review_labels?view=overview")
+    page.get_by_text("How satisfied the writer is").first.wait_for()
+    for key in ("openai.total_tokens", "seconds_from_submission", "label_counts", "statuses_chart", "preview"):
+        page.get_by_text(key, exact=True).first.wait_for()
+    image = page.locator("img[src^='data:image/svg+xml']").first
+    image.wait_for()
+    assert image.bounding_box()["width"] > 100
+    picture(page, "table-overview")
+
+
+def test_partitions_have_pages_of_their_own(page: Any, address: str) -> None:
+    """What landed of one year."""
+    page.goto(f"{address}/assets/review_labels?view=partitions&partition=2016")
+    page.get_by_text("dagster/partition_row_count").first.wait_for()
+    picture(page, "table")
+
+
+def test_numbers_are_plotted(page: Any, address: str) -> None:
+    """Behind the toggle of the metadata."""
+    page.goto(f"{address}/assets/review_labels?view=overview")
+    page.get_by_role("button", name="Plots").first.click()
+    page.locator("canvas").first.wait_for()
+    picture(page, "plots")
+
+
+def test_the_account_is_plotted(page: Any, address: str) -> None:
+    """Its observations, from the first batch to when nothing is open."""
+    page.goto(f"{address}/assets/openai_batches?view=overview")
+    page.get_by_text("prompt_tokens_enqueued_estimated").first.wait_for()
+    page.get_by_role("button", name="Plots").first.click()
+    page.locator("canvas").first.wait_for()
+
+
+def test_checks_are_listed(page: Any, address: str) -> None:
+    """With their results."""
+    page.goto(f"{address}/assets/review_labels?view=checks")
+    for name in ("every_row_is_there", "answers_are_usable", "batches_are_on_time", "sentiment_drift"):
+        page.get_by_text(name, exact=True).first.wait_for()
+    picture(page, "checks")
+
+
+def test_the_sensor_speaks(page: Any, address: str) -> None:
+    """Its page has its ticks, and it is on."""
+    page.goto(f"{address}/locations/example/sensors/openai_batch_sensor")
+    page.get_by_text("Running", exact=True).first.wait_for()
+    page.get_by_text(re.compile("Tick history|Evaluation")).first.wait_for()
+
+
+def test_the_submission_is_materialised_by_its_button(page: Any, address: str) -> None:
+    """Nothing is asked for first; the run ends well, and sends nothing that was answered before."""
+    page.goto(f"{address}/assets/side_effects?view=overview")
+    page.get_by_role("button", name=re.compile("Materialize")).first.click()
+    page.get_by_text(re.compile("Launched run|Materializing")).first.wait_for()
+    page.goto(f"{address}/runs")
+    page.get_by_text("Success").first.wait_for()
