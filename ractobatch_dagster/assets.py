@@ -117,6 +117,7 @@ def batch_asset(
     max_tokens: int | None = None,
     extra: Mapping[str, Any] | None = None,
     partition_by: str | None = None,
+    pack: bool = True,
     carry: Sequence[str] | None = None,
     on_null: Literal["error", "skip"] = "error",
     dedupe: bool = True,
@@ -176,6 +177,8 @@ def batch_asset(
         max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
         extra: Merged last into every request body; a value of `None` removes the key.
         partition_by: The column that holds each row's partition, where the function returns rows of several.
+        pack: Whether the partitions of a run share batches. `False` gives each its own, so that the rows of two tenants
+            never lie in the same file.
         carry: Which of the frame's columns stand in the table beside the answers; all where not given, and `key`
             always. To write the prompts once more is a good part of the cost of a large table.
         on_null: What to do with a row without a prompt: `error`, or `skip` it (it lands with status `skipped`).
@@ -263,6 +266,7 @@ def batch_asset(
             resource_key=resource_key,
             key=_column(key),
             partition_by=partition_by,
+            pack=pack,
             carry=_carried(carry, key),
             on_null=on_null,
             dedupe=dedupe,

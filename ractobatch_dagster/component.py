@@ -124,6 +124,7 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     max_tokens: int | None = None
     extra: Annotated[dict[str, Any] | None, _words("Merged last into every request body.")] = None
     partition_by: Annotated[str | None, _words("The column that holds each row's partition.")] = None
+    pack: bool | None = None
     carry: Annotated[list[str] | None, _words("The columns that stand in the table beside the answers.")] = None
     on_null: Literal["error", "skip"] | None = None
     dedupe: bool | None = None
@@ -226,8 +227,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
 
 
 _OPTIONS = (
-    "template", "key", "temperature", "max_tokens", "extra", "partition_by", "carry", "on_null", "dedupe", "reuse",
-    "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window", "blocking",
+    "template", "key", "temperature", "max_tokens", "extra", "partition_by", "pack", "carry", "on_null", "dedupe",
+    "reuse", "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window", "blocking",
     "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
 )  # fmt: skip
 _ATTRIBUTES = {

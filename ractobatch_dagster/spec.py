@@ -59,6 +59,7 @@ class BatchSpec:
     own_storage: bool
     poll_seconds: float
     table_type: TableType = "pyarrow"
+    pack: bool = True
     prompts: PromptTemplate | None = None
     upstream: dg.AssetKey | None = None
 

@@ -76,14 +76,16 @@ def open_for_run(
     _see_that_somebody_looks(context, resource, spec)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         frames = frames_of(context, arguments, spec, signature, Path(folder))
-        opened = open_submission(
-            table,
-            spec.owner(),
-            frames,
-            spec.terms(resource, context.run.run_id),
-            now=resource.now,
-            progress=context.log.info,
-        )
+        opened = Opened()
+        for together in [frames] if spec.pack else [{key: frame} for key, frame in frames.items()]:
+            opened += open_submission(
+                table,
+                spec.owner(),
+                together,
+                spec.terms(resource, context.run.run_id),
+                now=resource.now,
+                progress=context.log.info,
+            )
     for id_ in opened.attached:
         context.log.info(f"submission {id_} is open already: going on with it, nothing is sent twice")
     for id_ in opened.withdrawn:

@@ -239,8 +239,9 @@ def test_partitions_of_each_kind(text: str, expected: dg.PartitionsDefinition[An
 def test_every_option_reaches_the_asset() -> None:
     """What is set is handed on, what is not has the decorator's default."""
     options = {
-        "partition_by": "day", "on_null": "skip", "dedupe": False, "reuse": False, "max_rounds": 2, "repairs": 1,
-        "on_change": "replace", "on_terminate": "cancel", "max_error_rate": 0.5, "completion_window": "1h",
+        "partition_by": "day", "pack": False, "on_null": "skip", "dedupe": False, "reuse": False, "max_rounds": 2,
+        "repairs": 1, "on_change": "replace", "on_terminate": "cancel",
+        "max_error_rate": 0.5, "completion_window": "1h",
         "poll_seconds": 1.5, "pieces": 3, "resource_key": "mine", "pool": "llm", "io_manager_key": "theirs",
         "table_type": "pandas", "extra": {"seed": 1}, "blocking": False,
         "max_tokens": 7, "temperature": 0.5, "key": "id", "carry": ["id"],

@@ -62,6 +62,28 @@ def test_many_partitions_share_one_batch_and_land_apart(project: Project) -> Non
     assert {one.check_name: one.passed for one in landed.get_asset_check_evaluations()}["every_row_is_there"]
 
 
+def test_tenants_are_kept_apart(batch_server: LocalServer, tmp_path: Path) -> None:
+    """With `pack=False` each partition of a backfill has its own batch, and all of them land."""
+
+    @batch_asset(model="gpt-4o-mini", partitions_def=DAYS, pack=False)
+    def answers(notes: pd.DataFrame) -> pd.DataFrame:
+        return notes
+
+    project = partitioned(batch_server, tmp_path, notes, *answers.assets)
+    result = project.run("notes", "answers_submission", span=(KEYS[0], KEYS[-1]))
+    assert result.success, failure(result)
+    assert len(project.submissions("answers")) == len(batch_server.batches()) == len(KEYS)
+    for key in KEYS:
+        assert project.metadata("answers_submission", key)["rows_in_submission"] == 2
+    again = project.run("answers_submission", span=(KEYS[0], KEYS[-1]))
+    assert again.success, failure(again)
+    assert len(batch_server.batches()) == len(KEYS)
+    project.land()
+    for key in KEYS:
+        table = project.load("answers", partition=key, kind=pa.Table)
+        assert table["user_message"].to_pylist() == [f"{key} one", f"{key} two"]
+
+
 def test_one_partition_at_a_time(project: Project) -> None:
     """A single partition is a submission of its own, and only it is asked for."""
     project.run("notes", "answers_submission", partition="c|d")

@@ -88,17 +88,27 @@ class Opened:
 
     Attributes:
         submissions: Each partition's submission.
-        new: The one that is new, if any.
+        new: Those that are new.
         attached: Those that were open already and are gone on with.
         replaced: Those that the new one replaces, once they have ended.
         withdrawn: Those that gave way before any batch of them was created.
     """
 
     submissions: dict[str | None, str] = field(default_factory=dict)
-    new: str | None = None
+    new: tuple[str, ...] = ()
     attached: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     withdrawn: tuple[str, ...] = ()
+
+    def __add__(self, other: Opened) -> Opened:
+        """What became of other partitions as well."""
+        return Opened(
+            {**self.submissions, **other.submissions},
+            self.new + other.new,
+            tuple(dict.fromkeys(self.attached + other.attached)),
+            self.replaced + other.replaced,
+            self.withdrawn + other.withdrawn,
+        )
 
 
 def open_submission(
@@ -179,7 +189,7 @@ class _Sealing:
             attached = tuple(sorted(set(met.attached.values())))
             if not fresh:
                 table.store.delete(files.prefix)
-                return Opened(dict(met.attached), None, attached)
+                return Opened(dict(met.attached), (), attached)
             sealed = self._planned(fresh, state, met, progress)
             files.log.update(lambda _: sealed)  # nobody looks here before the table's log tells of it
             if not all(withdraw(table.submission(id_)) for id_ in met.giving_way):
@@ -196,7 +206,7 @@ class _Sealing:
             progress("another run opened a submission at the same moment; looking again")
             return None
         submissions = {**met.attached, **dict.fromkeys(opened, sealed.id)}
-        return Opened(submissions, sealed.id, attached, met.replaced, met.giving_way)
+        return Opened(submissions, (sealed.id,), attached, met.replaced, met.giving_way)
 
     def _planned(
         self, fresh: Sequence[PartitionRows], state: TableState, met: Meeting, progress: Callable[[str], None]
