@@ -136,12 +136,10 @@ def test_of_many_days_an_eager_downstream_takes_the_latest_only(batch_server: Lo
 
 def test_a_freshness_policy_is_put_on_the_definitions(batch_server: LocalServer, tmp_path: Path) -> None:
     """On the table alone."""
-    project = Project(batch_server, tmp_path, [texts])
     policy = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48))
-    labels = made().definitions.map_resolved_asset_specs(
+    defs = Project(batch_server, tmp_path, [texts, *made().assets]).defs.map_resolved_asset_specs(
         func=lambda spec: spec.replace_attributes(freshness_policy=policy), selection="labels"
     )
-    defs = dg.Definitions.merge(labels, dg.Definitions(assets=[texts], resources=project.defs.resources))
     graph = defs.resolve_asset_graph()
     assert graph.get(dg.AssetKey("labels")).freshness_policy == policy
     assert graph.get(dg.AssetKey("labels_submission")).freshness_policy is None
