@@ -125,6 +125,7 @@ class TableSummary:
         self._statuses: Counter[str] = Counter()
         self._errors: dict[str, str] = {}
         self._sums: Counter[str] = Counter()
+        self._used: dict[str, Counter[str]] = {}
         self._cost: list[float] = []
         self._preview: list[dict[str, Any]] = []
         answered = answer_names(spec.template.output_type)
@@ -151,14 +152,28 @@ class TableSummary:
             self._sums[name] += int(pc.sum(block[f"llm_{name}"]).as_py() or 0)
         self._cost.append(float(pc.sum(block["llm_cost_usd"]).as_py() or 0))
         self._sums["rows_without_price"] += block["llm_cost_usd"].null_count
-        asked = pc.and_(pc.is_valid(block["llm_prompt_tokens"]), pc.invert(block["llm_reused"]))
-        self._sums["calls"] += int(pc.sum(asked).as_py() or 0)
+        self._use(block)
         for name, counts in self._labels.items():
             for entry in pc.value_counts(block[name].drop_null()):
                 counts[str(entry["values"].as_py())] += entry["counts"].as_py()
         missing = _PREVIEW_ROWS - len(self._preview)
         if missing:
             self._preview += block.select(self._shown).slice(0, missing).to_pylist()
+
+    def _use(self, block: pa.Table) -> None:
+        """Count calls and tokens by model, of the rows that were asked for this table."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        columns = {name: block[f"llm_{name}"] for name in ("prompt_tokens", "completion_tokens")}
+        used = pa.table({"model": block["llm_model"].cast(pa.string()), **columns})
+        used = used.filter(pc.and_(pc.is_valid(used["prompt_tokens"]), pc.invert(block["llm_reused"])))
+        sums = [(name, "sum") for name in columns]
+        for row in used.group_by("model").aggregate([*sums, ("prompt_tokens", "count")]).to_pylist():
+            counts = self._used.setdefault(row["model"] or "unknown", Counter())
+            counts["calls"] += row["prompt_tokens_count"]
+            for name in columns:
+                counts[name] += row[f"{name}_sum"] or 0
 
     def metadata(self, state: SubmissionState, partition: str | None, odd_lines: str, now: float) -> dict[str, Any]:
         """All of it.
@@ -184,11 +199,7 @@ class TableSummary:
             **({"rows_without_price": unknown} if unknown else {}),
             "reused_answers": self._sums["reused"],
             "seconds_from_submission": round(max(now - state.created_at, 0.0), 1),
-            # as `dagster-openai` names them, so that what adds those up counts these
-            "openai.calls": self._sums["calls"],
-            "openai.prompt_tokens": self._sums["prompt_tokens"],
-            "openai.completion_tokens": self._sums["completion_tokens"],
-            "openai.total_tokens": self._sums["prompt_tokens"] + self._sums["completion_tokens"],
+            **self._usage(),
             **(
                 {"anomalies": dg.MetadataValue.json(state.anomalies), "odd_lines": odd_lines} if state.anomalies else {}
             ),
@@ -199,6 +210,17 @@ class TableSummary:
             "preview": cells_table(self._preview, self._shown),
             "dagster/column_schema": column_schema(self._schema),
         }
+
+    def _usage(self) -> dict[str, int]:
+        """Calls and tokens as `dagster-openai` names them, so that what adds those up counts these."""
+        told: dict[str, int] = {}
+        for model, counts in self._used.items():
+            prompt, completion = counts["prompt_tokens"], counts["completion_tokens"]
+            told[f"openai.{model}.calls"] = counts["calls"]
+            told[f"openai.{model}.total_tokens"] = prompt + completion
+            told[f"openai.{model}.prompt_tokens"] = prompt
+            told[f"openai.{model}.completion_tokens"] = completion
+        return told
 
     def _label_counts(self) -> dict[str, Any]:
         found = {name: counts for name, counts in self._labels.items() if 0 < len(counts) <= _LABELS}
