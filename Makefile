@@ -10,7 +10,7 @@ UV = $(BIN)/uv
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-integration test-oldest test-io test-ui simulate fuzz bench bench-quick lint format lock install clean
+.PHONY: help demo ui test test-integration test-oldest test-io test-ui docs simulate fuzz bench bench-quick lint format lock install clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -65,6 +65,11 @@ test-ui: $(UV) requirements.lock  ## Click through Dagster's UI in Chromium (CHR
 	$(UV) pip install --python .venv-ui/bin/python --quiet playwright
 	.venv-ui/bin/python -m pytest -m ui tests/ui
 
+docs: $(UV)  ## Build the documentation as a site, into site/
+	$(PYTHON) -m venv --clear .venv-docs
+	$(UV) pip install --python .venv-docs/bin/python --quiet --editable . mkdocs-material 'mkdocstrings[python]'
+	.venv-docs/bin/mkdocs build --strict --quiet
+
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -84,7 +89,7 @@ lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
 install: $(READY)  ## Build .venv, which the other targets do by themselves
 
 clean:  ## Remove .venv, the demo's data and every cache
-	rm -rf .venv .venv-oldest .venv-io .venv-ui .demo .kill-demo .bench dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-io .venv-ui .venv-docs site .demo .kill-demo .bench dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(UV) requirements.lock pyproject.toml

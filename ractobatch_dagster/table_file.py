@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TableFile", "write_table_file"]
 
-_GROUP_ROWS, _GROUP_BYTES = 65_536, 32 << 20
+_GROUP_ROWS, _GROUP_BYTES = 65_536, 16 << 20
 """What a row group holds, about: enough for whoever scans the table, and no more than memory should hold twice."""
 
 

@@ -1,0 +1,52 @@
+"""The pages of the documentation are run as they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ractobatch_dagster.local import LocalServer
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def blocks(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, in a folder of its own, without a key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    names: dict[str, Any] = {"__name__": "tickets"}
+    for block in blocks("tutorial.md"):
+        exec(compile(block, "docs/tutorial.md", "exec", dont_inherit=True), names)
+    assert "3 rows to ask" in str(names["preview"])
+
+
+def functions(page: str) -> dict[str, Callable[..., None]]:
+    """The test functions of a page, by name."""
+    names: dict[str, Any] = {}
+    for block in blocks(page):
+        exec(compile(block, f"docs/{page}", "exec", dont_inherit=True), names)
+    return {name: thing for name, thing in names.items() if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("name", functions("testing.md"))
+def test_a_test_of_the_page_passes(batch_server: LocalServer, tmp_path: Path, name: str) -> None:
+    """As somebody would copy it."""
+    functions("testing.md")[name](batch_server, tmp_path)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_links_lead_somewhere(page: str) -> None:
+    """To a file of the repository, or out into the world."""
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (DOCS / page).read_text(encoding="utf-8")):
+        assert target.startswith("http") or (DOCS / target).exists(), target
