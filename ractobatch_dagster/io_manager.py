@@ -220,7 +220,7 @@ def as_annotated(table: pa.Table, wanted: Any) -> Any:
     if name == "DuckDBPyRelation":
         import duckdb
 
-        return duckdb.connect().from_arrow(table)
+        return duckdb.from_arrow(table)  # on the module's connection, which nobody closes
     if wanted is Any or name in ("Any", "NoneType", "") or module == "pandas":
         return to_pandas(table)
     raise ConfigurationError(

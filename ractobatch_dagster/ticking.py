@@ -55,6 +55,7 @@ def tick(
             notes.append("the store is slow; not all tables were looked at")
             break
         found += _open(context, TableFiles(resource.store, asset), notes, half)
+    whole = not half()
     seen = _Seen(notes)
     if found:  # nothing is asked of the provider where nothing is open
         watch = _watch(context, resource, notes, end, half)
@@ -63,18 +64,20 @@ def tick(
         seen = _Seen(notes, run_requests(context, ready, watch), watch.alarms, watch.far)
         newest = {one.state.id: one.state for one in (*found, *stepped)}
         seen.open = [state for state in newest.values() if state.provider == watch.provider.identity]
+    seen.whole = whole
     return _told(context, resource, resource_key, name, sorted(assets), seen, seconds)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What a tick has seen: the notes, the runs to ask for, alarms and progress by table, and what is open."""
+    """What a tick has seen: notes, runs to ask for, alarms and progress by table, what is open; whether it saw all."""
 
     notes: list[str]
     requests: list[dg.RunRequest] = field(default_factory=list)
     alarms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     far: Mapping[str, str] = field(default_factory=dict)
     open: list[SubmissionState] = field(default_factory=list)
+    whole: bool = True
 
 
 def _watch(
@@ -114,7 +117,7 @@ def _told(
     now = under_way(seen.open)
     events: list[Any] = _check_events(assets, last, alarms)
     before = last.told if last is not None else ""
-    account = now.as_json()
+    account = now.as_json() if seen.whole else before
     if account != before and (before or now.submissions):
         events.append(observed(resource_key, now, seen.open, at))
     beat(resource.store, sensor, Heartbeat(at=at, assets=tuple(assets), alarms=alarms, told=account))

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import pytest
 
 from ractobatch_dagster import batch_asset
 from ractobatch_dagster.account import UnderWay, account_asset, account_key
@@ -78,6 +79,20 @@ def test_its_plots_return_to_nothing(batch_server: LocalServer, tmp_path: Path) 
         last[name] for name in ("submissions", "batches_running", "requests", "prompt_tokens_enqueued_estimated")
     } == {0}
     assert observations(project.tick()) == []
+
+
+def test_a_look_that_was_cut_short_says_nothing_of_the_account(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has not seen is not gone."""
+    project = Project(batch_server, tmp_path, one.assets)
+    project.run("one_submission")
+    (first,) = observations(project.tick())
+    assert first["submissions"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("ractobatch_dagster.ticking._TICK_SECONDS", 0.0)
+        assert observations(project.tick()) == []
+    assert observations(project.tick()) == []  # nothing has changed since the first
 
 
 def test_what_the_quota_turned_away_is_told(batch_server: LocalServer, tmp_path: Path) -> None:
