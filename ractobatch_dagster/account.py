@@ -10,7 +10,7 @@ import dagster as dg
 import msgspec
 
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
-from ractobatch_dagster.results.cost import batch_cost
+from ractobatch_dagster.results.cost import prompts_cost
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["UnderWay", "account_asset", "account_key", "observed", "under_way"]
@@ -107,7 +107,7 @@ def under_way(states: Iterable[SubmissionState]) -> UnderWay:
             counts["refused"] += bool(place == "waiting" and batch.refusals)
             if place == "running":
                 tokens += batch.size // BYTES_PER_TOKEN
-                cost += batch_cost(state.model, batch.size // BYTES_PER_TOKEN, 0, 0) or 0.0
+                cost += prompts_cost(state.model, batch.size // BYTES_PER_TOKEN) or 0.0
     return UnderWay(
         submissions=submissions,
         **{f"batches_{name}": count for name, count in counts.items()},

@@ -14,7 +14,7 @@ import dagster as dg
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.requests.frame import PROMPT
-from ractobatch_dagster.results.cost import batch_cost
+from ractobatch_dagster.results.cost import prompts_cost
 from ractobatch_dagster.results.table import answer_names
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
 from ractobatch_dagster.submission.plan import progress
@@ -74,7 +74,7 @@ def submission_metadata(
     created = [batch for batch in state.batches if batch.batch_id]
     size = sum(batch.size for batch in state.batches)
     tokens = size // BYTES_PER_TOKEN
-    cost = batch_cost(state.model, tokens, 0, 0)
+    cost = prompts_cost(state.model, tokens)
     return {
         SUBMISSION: state.id,
         "rows": share.rows if share else 0,

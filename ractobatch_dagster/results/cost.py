@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from genai_prices.types import PriceCalculation
 
-__all__ = ["batch_cost", "batch_costs"]
+__all__ = ["batch_cost", "batch_costs", "prompts_cost"]
 
 _MILLION = 1_000_000.0
 
@@ -33,6 +33,18 @@ def batch_cost(
     cached = min(cached_tokens or 0, prompt_tokens)
     price = _price(model, prompt_tokens, cached, completion_tokens)
     return None if price is None else float(price.total_price)
+
+
+def prompts_cost(model: str, tokens: int) -> float | None:
+    """US dollars for the input tokens of many requests together at the batch rate, or `None` where it is not known.
+
+    Some models cost more beyond a length of the prompt; here each prompt is taken for a short one.
+    """
+    cost = batch_cost(model, _SHORT, 0, 0)
+    return None if cost is None else cost * tokens / _SHORT
+
+
+_SHORT = 1_000
 
 
 def batch_costs(model: pa.Array, prompt: pa.Array, cached: pa.Array, completion: pa.Array) -> pa.Array:

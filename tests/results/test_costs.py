@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ractobatch_dagster.results.cost import batch_cost, batch_costs
+from ractobatch_dagster.results.cost import batch_cost, batch_costs, prompts_cost
 
 MODELS = [
     *("gpt-4o-mini-2024-07-18", "gpt-4.1", "gpt-5-nano", "o1-pro", "gpt-4o", "gpt-3.5-turbo"),
@@ -52,6 +52,14 @@ def test_a_prompt_beyond_the_dearer_length_costs_more_a_token() -> None:
     short, long = batch_costs(*columns([("gpt-5.4", 272_000, 0, 0), ("gpt-5.4", 272_001, 0, 0)])).to_pylist()
     assert short == pytest.approx(272_000 * 1.25e-6)
     assert long == pytest.approx(272_001 * 2.5e-6)
+
+
+def test_many_short_prompts_are_no_long_one() -> None:
+    """A model that is dearer beyond a length of the prompt is not, because there are many prompts."""
+    one = batch_cost("gpt-5.4", 1_000, 0, 0)
+    assert one is not None
+    assert prompts_cost("gpt-5.4", 1_000_000) == pytest.approx(1_000 * one)
+    assert prompts_cost("a-model-of-our-own", 1_000) is None
 
 
 def test_a_price_that_is_not_known_is_null() -> None:
