@@ -58,7 +58,7 @@ def test_the_estimate_is_that_of_all_rows(batch_server: LocalServer) -> None:
     assert made.completion_tokens is not None
     assert made.cost_usd == pytest.approx(batch_cost("gpt-4o-mini", made.prompt_tokens, 0, made.completion_tokens))
     assert "1,000 rows to ask: about" in str(made)
-    assert "at the batch rate" in str(made)
+    assert f"about {made.cost_usd:.2g} USD at the batch rate" in str(made)
 
 
 def test_rows_are_the_first_or_drawn_at_random(batch_server: LocalServer) -> None:

@@ -68,7 +68,8 @@ class Preview:
         if self.prompt_tokens is None or self.completion_tokens is None:
             return f"{self.rows:,} rows to ask; none of these was answered, so there is no estimate."
         tokens = f"about {self.prompt_tokens:,} tokens in and {self.completion_tokens:,} out"
-        cost = "at a price that is not known" if self.cost_usd is None else f"about {self.cost_usd:.2f} USD"
+        digits = ".2g" if self.cost_usd is not None and self.cost_usd < 1 else ",.2f"
+        cost = "at a price that is not known" if self.cost_usd is None else f"about {self.cost_usd:{digits}} USD"
         return f"{self.rows:,} rows to ask: {tokens}, {cost} at the batch rate."
 
     def __str__(self) -> str:
