@@ -339,7 +339,7 @@ def build_batch_assets(rows: Callable[..., Any] | Key, **options: Any) -> BatchA
         defs = dg.Definitions.merge(*(one.definitions for one in labels))
         ```
     """
-    if callable(rows) and not isinstance(rows, dg.AssetKey):
+    if callable(rows):
         return batch_asset(**options)(rows)
     if not (options.get("name") or options.get("asset_key")):
         raise ConfigurationError(f"The table of the rows of {rows!r} needs a name: give `name` or `asset_key`.")
@@ -349,7 +349,6 @@ def build_batch_assets(rows: Callable[..., Any] | Key, **options: Any) -> BatchA
     def upstream(rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  (the IO manager decides)
         return rows
 
-    upstream.__doc__ = None
     return batch_asset(ins={"rows": dg.AssetIn(key=dg.AssetKey.from_coercible(rows))}, **options)(upstream)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -276,6 +277,7 @@ def _preview(arguments: Arguments) -> None:
     from ractobatch_dagster.previewing import preview_files
 
     module, _, name = arguments.asset.partition(":")
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it
     try:
         asset = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

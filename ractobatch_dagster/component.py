@@ -180,7 +180,7 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         if self.source.by_partition and self.partitions is None:
             raise ConfigurationError("source: it names the partition, and there are no `partitions`.")
         if self.source.asset:
-            return build_batch_assets(self.source.asset, **self.batch_asset_arguments())
+            return build_batch_assets(dg.AssetKey.from_user_string(self.source.asset), **self.batch_asset_arguments())
 
         def read(context: dg.AssetExecutionContext) -> Any:
             return self.read_rows(folder, context.partition_key if context.has_partition_key else None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -246,4 +248,20 @@ def test_a_batch_asset_is_previewed_from_files(project: Project, ractobatch: Any
     assert project.server.batches() == []
     for wrong in ("tests.test_assets:nothing", "no_such_module:labels", "tests.test_assets:PROMPT"):
         status, shown = ractobatch("preview", wrong)
-        assert (status, shown[:11]) == (1, "ractobatch:"), sys.argv
+        assert (status, shown[:11]) == (1, "ractobatch:")
+
+
+def test_a_module_of_the_current_folder_is_found(batch_server: LocalServer, tmp_path: Path) -> None:
+    """By the installed command, which Python starts without that folder on its path."""
+    (tmp_path / "mine.py").write_text(
+        "import pandas as pd\n"
+        "from ractobatch_dagster import batch_asset\n\n"
+        "@batch_asset(model='gpt-4o-mini')\n"
+        "def asked() -> pd.DataFrame:\n"
+        "    return pd.DataFrame({'user_message': ['a']})\n"
+    )
+    command = [str(Path(sys.executable).parent / "ractobatch"), "preview", "mine:asked"]
+    environ = {**os.environ, **batch_server.environ}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 rows to ask" in done.stdout

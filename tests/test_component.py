@@ -358,3 +358,10 @@ def test_checks_are_chosen(batch_server: LocalServer, tmp_path: Path) -> None:
         with pytest.raises(ComponentTreeException) as error, loaded(attributes(said, checks=[wrong])):
             pass
         assert "one of rate, drift and cost" in str(error.value.__cause__)
+
+
+def test_an_upstream_may_have_a_prefix() -> None:
+    """Its parts are joined by `/`, as Dagster writes a key."""
+    with loaded(attributes("source: {asset: raw/tickets}\ntemplate: '{{ body }}'")) as defs:
+        (submission, _) = assets(defs)
+    assert {dep.asset_key for spec in submission.specs for dep in spec.deps} == {dg.AssetKey(["raw", "tickets"])}
