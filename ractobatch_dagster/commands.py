@@ -8,7 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import ConfigurationError, RactobatchError
@@ -151,7 +153,7 @@ def _told(findings: Iterable[Finding], *, as_json: bool) -> None:
     for finding in findings:
         wrong, told = wrong + (not finding.well), told + 1
         if as_json:
-            _say_json(finding.as_data())
+            _say_json(asdict(finding))
         else:
             _say(str(finding))
     if not told and not as_json:
@@ -205,11 +207,10 @@ def _watch(arguments: Arguments) -> None:
 
     def tell(name: str, now: Progress) -> None:
         if arguments.json:
-            answered = min(now.completed + now.failed, now.requests)
-            _say_json({"submission": name, "answered": answered, "requests": now.requests, "progress": str(now)})
+            _say_json({"submission": name, "answered": now.answered, "requests": now.requests, "progress": str(now)})
             return
         bar = bars.setdefault(name, tqdm(total=now.requests, desc=name, unit="request", position=len(bars)))
-        bar.total, bar.n = now.requests, min(now.completed + now.failed, now.requests)
+        bar.total, bar.n = now.requests, now.answered
         bar.set_postfix_str("collected" if now.collected else f"{now.ended} of {now.batches} batches ended")
 
     try:
@@ -277,7 +278,7 @@ def _preview(arguments: Arguments) -> None:
     from ractobatch_dagster.previewing import preview_files
 
     module, _, name = arguments.asset.partition(":")
-    sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
     try:
         asset = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

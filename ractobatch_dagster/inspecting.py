@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ractobatch_dagster.errors import InvalidInputError, RactobatchError, StoreError
+from ractobatch_dagster.errors import InvalidInputError, StoreError
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.files import TableFiles
@@ -27,8 +27,7 @@ class Listed:
     Attributes:
         table: Its table's corner of the store.
         id: Its own id.
-        standing: `open`, `landed`, `superseded` by a newer one, or `never opened`.
-        keys: The partitions of which it is the newest submission.
+        standing: `open`, `landed`, or `superseded`: a newer one stands for its partitions, or it was never opened.
         state: Its state; `None` where it cannot be read.
         problem: Why it cannot be read.
     """
@@ -36,7 +35,6 @@ class Listed:
     table: TableFiles
     id: str
     standing: str
-    keys: list[str | None] = field(default_factory=list)
     state: SubmissionState | None = None
     problem: str = ""
 
@@ -53,7 +51,7 @@ class Listed:
             "requests": self.state.requests,
             "batches": len(self.state.batches),
             "round": now.round,
-            "answered": min(now.completed + now.failed, now.requests),
+            "answered": now.answered,
             "cancelled": self.state.cancelled,
             "model": self.state.model,
             "provider": self.state.provider,
@@ -74,33 +72,29 @@ def submissions(store: Store, *, asset: str | None = None, everything: bool = Fa
     Args:
         store: The root.
         asset: Those of this table only.
-        everything: Also those that have landed, or were superseded, or never opened.
+        everything: Also those that have landed or were superseded.
+
+    Raises:
+        StoreError: A table's log cannot be read. A submission that cannot be read says so itself.
     """
     for table in [TableFiles(store, asset)] if asset else tables(store):
         version = table.log.load()
         state = version.state if version else None
         open_ = state.open if state else {}
         for id_ in table.submissions() if everything else open_:
-            yield _listed(table, id_, standing_of(id_, state), state)
+            yield _listed(table, id_, state)
 
 
-def standing_of(id_: str, state: TableState | None) -> str:
-    """What became of a submission, as its table's log has it."""
-    if state is None:
-        return "never opened"
-    if id_ in state.open:
-        return "open"
-    return "landed" if any(id_ in (one.submission, one.landed) for one in state.partitions) else "superseded"
-
-
-def _listed(table: TableFiles, id_: str, standing: str, state: TableState | None) -> Listed:
-    keys = [one.key for one in state.partitions if one.submission == id_] if state else []
+def _listed(table: TableFiles, id_: str, state: TableState | None) -> Listed:
+    standing = "superseded"
+    if state is not None and id_ in state.open:
+        standing = "open"
+    elif state is not None and any(id_ in (one.submission, one.landed) for one in state.partitions):
+        standing = "landed"
     try:
-        return Listed(table, id_, standing, keys, table.submission(id_).state())
+        return Listed(table, id_, standing, table.submission(id_).state())
     except StoreError as error:
-        if standing == "superseded" and table.submission(id_).log.load() is None:
-            standing = "never opened"
-        return Listed(table, id_, standing, keys, problem=str(error))
+        return Listed(table, id_, standing, problem=str(error))
 
 
 def one_submission(store: Store, name: str) -> Listed:
@@ -114,9 +108,9 @@ def one_submission(store: Store, name: str) -> Listed:
         state = version.state if version else None
         ids = table.submissions()
         if table.asset == name and ids:
-            return _listed(table, ids[-1], standing_of(ids[-1], state), state)
+            return _listed(table, ids[-1], state)
         if name in ids:
-            return _listed(table, name, standing_of(name, state), state)
+            return _listed(table, name, state)
     raise InvalidInputError(f"{store.url} holds no submission {name!r}, and no table of that name.")
 
 
@@ -199,25 +193,19 @@ def watch(
         How many were followed.
     """
     told: dict[str, Progress] = {}
-    seen: dict[str, Listed] = {}
+    before: dict[str, Listed] = {}
     while True:
         open_ = {one.id: one for one in submissions(store, asset=asset) if submission in (None, one.id)}
-        seen |= open_
-        for id_, one in seen.items():
-            now = _progress(one.table, id_)
-            if now is not None and now != told.get(id_):
-                told[id_] = now
-                tell(f"{one.table.asset} {id_}", now)
+        gone = [_listed(before[id_].table, id_, None) for id_ in before.keys() - open_]
+        for one in (*open_.values(), *gone):
+            now = progress(one.state) if one.state is not None else None
+            if now is not None and now != told.get(one.id):
+                told[one.id] = now
+                tell(f"{one.table.asset} {one.id}", now)
         if not open_:
-            return len(seen)
+            return len(told)
+        before = open_
         pause()
-
-
-def _progress(table: TableFiles, id_: str) -> Progress | None:
-    try:
-        return progress(table.submission(id_).state())
-    except RactobatchError:
-        return None  # it is told by `submissions` and `status`; here it only has no bar
 
 
 def _time(seconds: float) -> str:

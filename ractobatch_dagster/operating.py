@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ractobatch_dagster.errors import ConfigurationError, RactobatchError
 from ractobatch_dagster.provider.client import Account, Provider
@@ -11,35 +12,67 @@ from ractobatch_dagster.provider.profile import Kind
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store, StoreClock
 from ractobatch_dagster.submission.alarms import Patience, alarms
-from ractobatch_dagster.submission.cancelling import ANY, cancel, choose
+from ractobatch_dagster.submission.cancelling import ANY, Chosen, cancel, choose
 from ractobatch_dagster.submission.engine import Engine
 from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.heartbeat import heartbeats, watched
 from ractobatch_dagster.submission.plan import progress
+from ractobatch_dagster.submission.state import SubmissionState
 from ractobatch_dagster.submission.watching import tables
 
-__all__ = ["account", "cancel_open", "status"]
+__all__ = ["Standing", "account", "cancel_open", "standing", "status"]
 
 Say = Callable[[str], None]
 
 
-def status(store: Store, say: Say) -> int:
-    """Show what is open, as far as the store tells; how many things need a person."""
-    now, beats = StoreClock(store)(), heartbeats(store).values()
-    problems: list[str] = []
-    open_ = choose(tables(store), unreadable=problems)
-    for one in open_:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is open in a root, and what of it needs a person.
+
+    Attributes:
+        open: The open submissions that can be read.
+        unreadable: What cannot be read.
+        late: What is stuck, uncollected or about to be lost.
+        unwatched: The tables that no sensor looks after.
+    """
+
+    open: list[tuple[Chosen, SubmissionState]]
+    unreadable: list[str]
+    late: list[str]
+    unwatched: list[str]
+
+
+def standing(store: Store, now: float) -> Standing:
+    """How a root stands, as far as the store tells.
+
+    Args:
+        store: The root.
+        now: Seconds since 1970.
+    """
+    unreadable: list[str] = []
+    open_: list[tuple[Chosen, SubmissionState]] = []
+    for one in choose(tables(store), unreadable=unreadable):
         try:
-            state = one.table.submission(one.submission).state()
+            open_.append((one, one.table.submission(one.submission).state()))
         except RactobatchError as error:
-            problems.append(f"{one}: {error}")
-            continue
+            unreadable.append(f"{one}: {error}")
+    beats = heartbeats(store).values()
+    assets = sorted({one.table.asset for one, _ in open_ if one.watched})
+    return Standing(
+        open_,
+        unreadable,
+        [text for _, state in open_ for text in alarms(state, now, Patience())],
+        [f"{asset}: {why}" for asset in assets if (why := watched(asset, beats, now))],
+    )
+
+
+def status(store: Store, say: Say) -> int:
+    """Show what is open; how many things need a person."""
+    now = standing(store, StoreClock(store)())
+    for one, state in now.open:
         say(f"{one}: {progress(state)}" + (" (cancelled)" if state.cancelled else ""))
-        problems += alarms(state, now, Patience())
-    for asset in sorted({one.table.asset for one in open_ if one.watched}):
-        if why := watched(asset, beats, now):
-            problems.append(f"{asset}: {why}")
-    if not open_:
+    problems = [*now.unreadable, *now.late, *now.unwatched]
+    if not now.open and not now.unreadable:
         say("Nothing is open.")
     for problem in problems:
         say(f"! {problem}")

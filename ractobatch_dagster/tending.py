@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, RactobatchError
 from ractobatch_dagster.inspecting import Listed, submissions
+from ractobatch_dagster.operating import standing
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.store import Store, StoreClock
-from ractobatch_dagster.submission.alarms import Patience, alarms
-from ractobatch_dagster.submission.heartbeat import heartbeats, watched
+from ractobatch_dagster.submission.heartbeat import heartbeats
+from ractobatch_dagster.submission.looking import pages_of
 from ractobatch_dagster.submission.plan import KEY
 from ractobatch_dagster.submission.state import BatchState
 
@@ -39,10 +39,6 @@ class Finding:
     well: bool
     text: str
 
-    def as_data(self) -> dict[str, Any]:
-        """It for machines."""
-        return {"what": self.what, "well": self.well, "text": self.text}
-
     def __str__(self) -> str:
         return f"{'✓' if self.well else '✗'} {self.what:<10} {self.text}"
 
@@ -55,22 +51,24 @@ def doctor(store: Store, connect: Callable[[], Provider]) -> Iterator[Finding]:
         connect: Makes the provider; may raise.
     """
     yield _tried("store", lambda: _store(store))
-    skew = StoreClock(store)() - time.time()
+    now = StoreClock(store)()
+    skew = now - time.time()
     text = f"this machine's clock is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the store's"
     yield Finding("clock", abs(skew) <= _SKEW, text)
     yield _tried("key", lambda: _key(connect()))
-    open_ = list(_readable(store))
-    batches = [batch for one in open_ if one.state for batch in one.state.batches]
+    found = standing(store, now)
+    batches = [batch for _, state in found.open for batch in state.batches]
     refused = sum(1 for batch in batches if batch.refusals and batch.batch_id is None)
     told = f"{refused} batches wait for room in the provider's queue" if refused else "nothing waits for the queue"
     yield Finding("quota", True, told)
-    yield from _watchers(store, open_)
-    now = StoreClock(store)()
-    late = [text for one in open_ if one.state for text in alarms(one.state, now, Patience())]
-    for text in late:
-        yield Finding("late", False, text)
-    if not late:
-        yield Finding("late", True, f"{len(open_)} submissions are open, none of them late")
+    for name, beat in sorted(heartbeats(store).items()):
+        text = f"{name} looked {max(now - beat.at, 0):,.0f} s ago, after {len(beat.assets)} tables"
+        yield Finding("sensor", True, text)
+    for what, problems in (("sensor", found.unwatched), ("unreadable", found.unreadable), ("late", found.late)):
+        for text in problems:
+            yield Finding(what, False, text)
+    if not found.late:
+        yield Finding("late", True, f"{len(found.open)} submissions are open, none of them late")
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:
@@ -90,24 +88,6 @@ def _key(provider: Provider) -> str:
     return f"{provider.identity} answers; {len(page.batches)} batches on the first page of its list"
 
 
-def _readable(store: Store) -> Iterator[Listed]:
-    return (one for one in submissions(store) if one.state is not None)
-
-
-def _watchers(store: Store, open_: list[Listed]) -> Iterator[Finding]:
-    beats, now = heartbeats(store), StoreClock(store)()
-    if not beats:
-        yield Finding("sensor", not open_, "no sensor has ever looked into this root")
-        return
-    for name, beat in sorted(beats.items()):
-        text = f"{name} looked {max(now - beat.at, 0):,.0f} s ago, after {len(beat.assets)} tables"
-        yield Finding("sensor", True, text)
-    for asset in sorted({one.table.asset for one in open_}):
-        why = watched(asset, beats.values(), now)
-        if why:
-            yield Finding("sensor", False, f"{asset}: {why}")
-
-
 def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
     """Hold the provider's list against the store: batches that only one of them knows.
 
@@ -116,18 +96,17 @@ def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
     """
     known = {one.id: one for one in submissions(store, everything=True) if one.state is not None}
     ours = {batch.batch_id: one for one in known.values() if one.state for batch in one.state.batches if batch.batch_id}
-    seen, foreign = set[str](), 0
-    for remote in _remote(provider):
-        seen.add(remote.id)
-        id_ = remote.metadata.get(KEY, "").partition("/")[0]
-        if remote.id in ours or not id_:
-            continue
-        if id_ not in known:
-            foreign += 1
-            continue
-        state = "has ended" if remote.status.terminal else f"is {remote.status.value}: cancel it there"
-        text = f"batch {remote.id} carries the key of submission {id_}, which does not know it; it {state}"
-        yield Finding("one more", remote.status.terminal, text)
+    seen, foreign, pages = set[str](), 0, 0
+    for page in pages_of(provider, _PAGES):
+        pages += 1
+        for remote in page:
+            seen.add(remote.id)
+            id_ = remote.metadata.get(KEY, "").partition("/")[0]
+            if id_ in known and remote.id not in ours:
+                yield _unknown(known[id_], remote)
+            foreign += bool(id_) and id_ not in known
+    if pages == _PAGES:
+        yield Finding("list", True, f"only the newest {len(seen):,} batches of the provider's list were read")
     for batch_id in sorted(set(ours) - seen):
         if (gone := _gone(provider, batch_id, ours[batch_id])) is not None:
             yield gone
@@ -136,14 +115,16 @@ def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
         yield Finding("foreign", True, f"{foreign:,} batches are of submissions that this root does not have")
 
 
-def _remote(provider: Provider) -> Iterator[RemoteBatch]:
-    after: str | None = None
-    for _ in range(_PAGES):
-        page = provider.list_batches(after=after)
-        yield from page.batches
-        after = page.next_after
-        if after is None:
-            return
+def _unknown(one: Listed, remote: RemoteBatch) -> Finding:
+    """What to say of a batch that carries the key of a submission which does not know it."""
+    text = f"batch {remote.id} carries the key of submission {one.id}, which does not know it"
+    number = remote.metadata[KEY].split("/")[1:2]
+    made = [batch for batch in one.state.batches if [str(batch.number)] == number] if one.state else []
+    if any(batch.batch_id is None for batch in made):
+        return Finding("being made", True, f"{text} yet: whoever creates it, or looks next, writes it down")
+    if remote.status.terminal:
+        return Finding("one more", True, f"{text}; it has ended")
+    return Finding("one more", False, f"{text}; it is {remote.status.value}: cancel it there")
 
 
 def _gone(provider: Provider, batch_id: str, one: Listed) -> Finding | None:
@@ -162,8 +143,8 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
     """Delete what is older than so many days and no longer needed; say what it is.
 
     In the store, submissions of at least a day that were superseded, or never opened. At the provider, the files of
-    submissions that have landed: the answers are in the store, as they came. Nothing that is open goes, and nothing
-    that a table stands for.
+    submissions that have landed: the answers are in the store, as they came. Nothing that is open goes, nothing that a
+    table stands for, and nothing at all where an open submission cannot be read, which may need the others' answers.
 
     Args:
         store: The root.
@@ -173,12 +154,16 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
         now: Seconds since 1970.
     """
     verb = "deleted" if really else "would delete"
-    needed = {id_ for one in _readable(store) if one.state for id_ in (*one.state.sources, *one.state.predecessors)}
-    for one in submissions(store, everything=True):
+    found = list(submissions(store, everything=True))
+    unreadable = [one for one in found if one.standing == "open" and one.state is None]
+    for one in unreadable:
+        yield Finding("unreadable", False, f"nothing is deleted: {one.problem}")
+    needed = _needed(found)
+    for one in found if not unreadable else ():
         created = one.state.created_at if one.state else _stamp(one.id)
         if created is None or now - created < days * _DAY or one.id in needed:
             continue
-        if one.standing in ("superseded", "never opened"):
+        if one.standing == "superseded":
             if now - created < _DAY:
                 continue  # somebody may be about to open it
             if really:
@@ -188,6 +173,18 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
             files = [(batch.number, name, file_id) for batch in one.state.batches for name, file_id in _files(batch)]
             if files:
                 yield _files_deleted(provider, one, files, really, verb)
+
+
+def _needed(found: Collection[Listed]) -> set[str]:
+    """The submissions whose answers an open one takes over or waits for; those may wait themselves."""
+    states = {one.id: one.state for one in found if one.state is not None}
+    needed, left = set[str](), [one.id for one in found if one.standing == "open"]
+    while left:
+        if (state := states.get(left.pop())) is not None:
+            more = {*state.sources, *state.predecessors} - needed
+            needed |= more
+            left += more
+    return needed
 
 
 def _files(batch: BatchState) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
 
@@ -134,7 +135,7 @@ def test_the_doctor_finds_what_is_not(project: Project, ractobatch: Any, monkeyp
     status, shown = ractobatch("doctor", "--json")
     assert status == 1
     wrong = {what: [one["text"] for one in ones if not one["well"]] for what, ones in findings(shown).items()}
-    assert wrong["sensor"] == ["no sensor has ever looked into this root"]
+    assert wrong["sensor"] == ["labels: no sensor has ever looked after it in this store"]
     assert len(wrong["key"]) == 1
     assert "sk-wrong" not in shown
     assert wrong["store"] == wrong["late"] == []
@@ -144,32 +145,60 @@ def test_the_doctor_finds_what_is_not(project: Project, ractobatch: Any, monkeyp
     assert "Set OPENAI_API_KEY" in shown
 
 
-def test_batches_that_only_one_side_knows_are_found(project: Project, ractobatch: Any) -> None:
-    """One too many, one that is gone, and those of another root."""
-    project.run("texts", "labels_submission")
-    (state,) = project.submissions("labels")
-    assert ractobatch("reconcile")[0] == 0
-    client = project.resource.get_provider().client
-    (file,) = [file for file in client.files.list() if file.id == state.batches[0].file_id]
-    for key in (f"{state.id}/0/9", "20200101T000000000-00000000/0/0"):
-        client.batches.create(
-            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={KEY: key}
-        )
-    files = TableFiles(Store(project.resource.root), "labels").submission(state.id)
-    status, shown = ractobatch("reconcile", "--json")
-    found = findings(shown)
-    assert len(found["one more"]) == 1
-    assert found["foreign"][0]["text"].startswith("1 batches")
-    assert found["known"][0]["text"].startswith("1 batches")
-    assert status == (0 if found["one more"][0]["well"] else 1)
-    project.land()
-    batch = files.state().batches[0]
-    import msgspec
+def test_batches_that_only_one_side_knows_are_found(
+    tmp_path: Path, ractobatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One too many, one that is about to be written down, one that is gone, and those of another root."""
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        project = Project(server, tmp_path, ASSETS)
+        monkeypatch.setenv("RACTOBATCH_ROOT", str(project.resource.root))
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        project.run("texts", "labels_submission")
+        (state,) = project.submissions("labels")
+        assert ractobatch("reconcile")[0] == 0
+        for key in (f"{state.id}/0/9", "20200101T000000000-00000000/0/0"):
+            project.resource.get_provider().client.batches.create(
+                input_file_id=str(state.batches[0].file_id),
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={KEY: key},
+            )
+        status, shown = ractobatch("reconcile", "--json")
+        found = findings(shown)
+        assert status == 1
+        assert [one["well"] for one in found["one more"]] == [False]
+        assert found["foreign"][0]["text"].startswith("1 batches")
+        assert found["known"][0]["text"].startswith("1 batches")
+        files = TableFiles(Store(project.resource.root), "labels").submission(state.id)
+        files.change(lambda _: {0: msgspec.structs.replace(state.batches[0], batch_id=None)})
+        status, shown = ractobatch("reconcile", "--json")
+        assert status == 0
+        assert [one["well"] for one in findings(shown)["being made"]] == [True, True]
+        files.change(lambda _: {0: msgspec.structs.replace(state.batches[0], batch_id="batch_gone")})
+        status, shown = ractobatch("reconcile", "--json")
+        assert status == 1
+        assert "batch_gone" in findings(shown)["gone"][0]["text"]
 
-    files.change(lambda _: {0: msgspec.structs.replace(batch, batch_id="batch_gone", collected=False)})
-    status, shown = ractobatch("reconcile", "--json")
+
+def test_what_cannot_be_read_is_told_and_stops_no_list(project: Project, ractobatch: Any) -> None:
+    """A torn log: the list says so, the doctor too, and nothing is deleted where an open submission may need it."""
+    for _ in range(2):
+        project.run("texts", "labels_submission")
+        project.land()
+    project.run("labels_submission")
+    old, _, new = project.submissions("labels")
+    store, later = Store(project.resource.root), new.created_at + 31 * DAY
+    (project_log,) = Path(project.resource.root).glob(f"submissions/labels/{new.id}/log")
+    for path in project_log.iterdir():
+        path.write_bytes(b"torn")
+    status, shown = ractobatch("submissions", "--all")
     assert status == 1
-    assert "batch_gone" in findings(shown)["gone"][0]["text"]
+    assert shown.count("labels  ") == 3
+    assert not all(one["well"] for one in findings(ractobatch("doctor", "--json")[1])["unreadable"])
+    (only,) = gc(store, None, days=30, really=True, now=later)
+    assert not only.well
+    assert Path(project.resource.root, "submissions", "labels", old.id).is_dir()
 
 
 def test_what_is_no_longer_needed_is_deleted(project: Project, ractobatch: Any) -> None:

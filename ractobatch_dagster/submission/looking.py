@@ -11,7 +11,7 @@ from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.plan import KEY
 
-__all__ = ["Looked", "look", "scan"]
+__all__ = ["Looked", "look", "pages_of", "scan"]
 
 _MAX_SCAN_PAGES = 100
 _OLD_PAGES = 2
@@ -73,7 +73,7 @@ def look(
 def _read_pages(provider: Provider, looked: Looked, missing: set[str], enough: Callable[[], bool]) -> None:
     """Read pages of the list for as long as that is cheaper; what is found is no longer missing."""
     pages = 2 + len(missing) // 50 if len(missing) > 3 else min(len(missing), 1)
-    for page in _pages(provider, pages):
+    for page in pages_of(provider, pages):
         for remote in page:
             if remote.id in missing:
                 looked.found[remote.id] = remote
@@ -108,7 +108,7 @@ def scan(
         ProviderError: Nobody knows: the list cannot be read, or not far enough.
     """
     try:
-        return _scan(_pages(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
+        return _scan(pages_of(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
     except ProviderError as error:
         if not error.unsupported:
             raise
@@ -149,7 +149,8 @@ def _unknown(keys: Collection[str], why: str) -> ProviderAPIError:
     )
 
 
-def _pages(provider: Provider, most: int) -> Iterator[list[RemoteBatch]]:
+def pages_of(provider: Provider, most: int) -> Iterator[list[RemoteBatch]]:
+    """The pages of the provider's list of batches, newest first, so many at most."""
     after: str | None = None
     for _ in range(most):
         page = provider.list_batches(after=after)

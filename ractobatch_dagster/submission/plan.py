@@ -278,6 +278,11 @@ class Progress:
     round: int
     collected: bool
 
+    @property
+    def answered(self) -> int:
+        """How many requests have an answer or an error; the provider's count may run ahead of what was asked."""
+        return min(self.completed + self.failed, self.requests)
+
     def __str__(self) -> str:
         if self.collected:
             return "everything is collected"
@@ -288,8 +293,7 @@ class Progress:
             parts.append(f"{self.running} running")
         if self.waiting:
             parts.append(f"{self.waiting} waiting to be created")
-        answered = min(self.completed + self.failed, self.requests)
-        parts.append(f"{answered} of {self.requests} requests answered")
+        parts.append(f"{self.answered} of {self.requests} requests answered")
         if self.round:
             parts.append(f"round {self.round}")
         return ", ".join(parts)
