@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
-from typing import Any
 
 import dagster as dg
 import msgspec
 
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.results.cost import prompts_cost
-from ractobatch_dagster.submission.state import BatchState, SubmissionState
+from ractobatch_dagster.submission.plan import progress, together
+from ractobatch_dagster.submission.state import SubmissionState
 
 __all__ = ["UnderWay", "account_asset", "account_key", "observed", "under_way"]
 
@@ -39,29 +39,29 @@ def account_asset(resource_key: str = "openai_batch") -> dg.AssetSpec:
 
 
 class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an account's open submissions is where.
+    """What of an account's open submissions is where, under the names that the UI plots.
 
     Attributes:
         submissions: How many are open.
-        batches_waiting: Not created yet, `batches_refused` among them.
-        batches_refused: Turned away by the provider's quota; they are tried again.
+        batches_waiting: Not created yet, `batches_refused_by_quota` among them.
+        batches_refused_by_quota: Turned away by the provider; they are tried again.
         batches_running: At the provider.
         batches_ended: Ended there; their answers are not collected yet.
         requests: What the open submissions' newest rounds ask.
         requests_answered: How many of those have an answer, or an error.
-        tokens_enqueued: Input tokens of the running batches, estimated from their bytes.
-        cost_enqueued: What those cost, in US dollars; answers come on top. Without models of unknown price.
+        prompt_tokens_enqueued_estimated: Input tokens of the running batches, estimated from their bytes.
+        prompt_cost_usd_enqueued_estimated: What those cost; answers come on top. Without models of unknown price.
     """
 
     submissions: int = 0
     batches_waiting: int = 0
-    batches_refused: int = 0
+    batches_refused_by_quota: int = 0
     batches_running: int = 0
     batches_ended: int = 0
     requests: int = 0
     requests_answered: int = 0
-    tokens_enqueued: int = 0
-    cost_enqueued: float = 0.0
+    prompt_tokens_enqueued_estimated: int = 0
+    prompt_cost_usd_enqueued_estimated: float = 0.0
 
     def as_json(self) -> str:
         """It as text, to tell whether it is as before."""
@@ -78,9 +78,10 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
         share = f"{self.requests_answered / self.requests:.0%}" if self.requests else "100%"
         share = share.replace("%", " %")
         parts = [f"{_batches(self.batches_running)} running ({share} of {self.requests:,} requests answered)"]
-        created_later = self.batches_waiting - self.batches_refused
+        refused = self.batches_refused_by_quota
+        created_later = self.batches_waiting - refused
         parts += [f"{created_later:,} waiting to be created"] if created_later else []
-        parts += [f"{self.batches_refused:,} waiting for quota"] if self.batches_refused else []
+        parts += [f"{refused:,} waiting for quota"] if refused else []
         parts += [f"{self.batches_ended:,} ended"] if self.batches_ended else []
         return f"{', '.join(parts)}, next look in {seconds} s"
 
@@ -89,39 +90,24 @@ def _batches(count: int) -> str:
     return f"{count:,} batch{'' if count == 1 else 'es'}"
 
 
-def under_way(states: Iterable[SubmissionState]) -> UnderWay:
+def under_way(states: Collection[SubmissionState]) -> UnderWay:
     """Sum up open submissions."""
-    submissions = 0
-    counts = dict.fromkeys(("waiting", "refused", "running", "ended"), 0)
-    requests = answered = tokens = 0
-    cost = 0.0
-    for state in states:
-        submissions += 1
-        current = [batch for batch in state.batches if batch.round == state.round]
-        for batch in current:
-            requests += batch.requests
-            answered += min(batch.completed + batch.failed, batch.requests)
-        for batch in state.batches:
-            if (place := _place(batch)) is not None:
-                counts[place] += 1
-            counts["refused"] += bool(place == "waiting" and batch.refusals)
-            if place == "running":
-                tokens += batch.size // BYTES_PER_TOKEN
-                cost += prompts_cost(state.model, batch.size // BYTES_PER_TOKEN) or 0.0
+    if not states:
+        return UnderWay()
+    now = together([progress(state) for state in states])
+    batches = [(state.model, batch) for state in states for batch in state.batches]
+    tokens = [(model, batch.size // BYTES_PER_TOKEN) for model, batch in batches if batch.stage == "running"]
     return UnderWay(
-        submissions=submissions,
-        **{f"batches_{name}": count for name, count in counts.items()},
-        requests=requests,
-        requests_answered=answered,
-        tokens_enqueued=tokens,
-        cost_enqueued=round(cost, 6),
+        submissions=len(states),
+        batches_waiting=now.waiting,
+        batches_refused_by_quota=sum(1 for _, batch in batches if batch.refusals and batch.batch_id is None),
+        batches_running=now.running,
+        batches_ended=sum(1 for _, batch in batches if batch.stage == "ended"),
+        requests=now.requests,
+        requests_answered=now.answered,
+        prompt_tokens_enqueued_estimated=sum(count for _, count in tokens),
+        prompt_cost_usd_enqueued_estimated=round(sum(prompts_cost(*one) or 0.0 for one in tokens), 6),
     )
-
-
-def _place(batch: BatchState) -> str | None:
-    if batch.stage in ("planned", "uploaded", "creating"):
-        return "waiting"
-    return batch.stage if batch.stage in ("running", "ended") else None
 
 
 def observed(resource_key: str, now: UnderWay, states: Iterable[SubmissionState], at: float) -> dg.AssetObservation:
@@ -135,16 +121,5 @@ def observed(resource_key: str, now: UnderWay, states: Iterable[SubmissionState]
     """
     running = [batch.created_at for state in states for batch in state.batches if batch.stage == "running"]
     oldest = min((created for created in running if created), default=at)
-    metadata: dict[str, Any] = {
-        "submissions": now.submissions,
-        "batches_waiting": now.batches_waiting,
-        "batches_refused_by_quota": now.batches_refused,
-        "batches_running": now.batches_running,
-        "batches_ended": now.batches_ended,
-        "requests": now.requests,
-        "requests_answered": now.requests_answered,
-        "prompt_tokens_enqueued_estimated": now.tokens_enqueued,
-        "prompt_cost_usd_enqueued_estimated": now.cost_enqueued,
-        "oldest_running_hours": round(max(at - oldest, 0.0) / 3600, 2),
-    }
+    metadata = {**msgspec.structs.asdict(now), "oldest_running_hours": round(max(at - oldest, 0.0) / 3600, 2)}
     return dg.AssetObservation(account_key(resource_key), metadata=metadata)

@@ -199,7 +199,7 @@ def batch_asset(
         poll_seconds: Seconds between looks in a blocking run.
         pieces: In how many pieces the heavy steps (input files and uploads; downloads and reading) are cut at most.
             More than one makes both assets graphs, whose steps the run's executor spreads: multiprocess, Celery, Dask,
-            Kubernetes.
+            Kubernetes. Their config has no `preview_rows`; `BatchAsset.preview` works all the same.
         resource_key: The key of the `OpenAIBatchResource`.
         asset_key: The table's key, instead of `name` and `key_prefix`.
         name: The table's name, instead of the function's.

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from ractobatch_dagster.chosen_checks import BatchCheck, chosen, summed
+from ractobatch_dagster.chosen_checks import BatchCheck, Recorded, chosen, summed
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import BatchSpec
@@ -16,9 +16,6 @@ _ROWS = "every_row_is_there"
 _USABLE = "answers_are_usable"
 ON_TIME = "batches_are_on_time"
 _SHOWN = 5
-
-Recorded = Mapping[str, Any]
-"""The metadata of one materialisation."""
 
 
 def table_checks(spec: BatchSpec, max_error_rate: float, wanted: Sequence[BatchCheck] = ()) -> dg.AssetChecksDefinition:
@@ -110,7 +107,7 @@ def _alarms(spec: BatchSpec, resource: OpenAIBatchResource) -> list[str]:
     ]
 
 
-def _recorded(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> tuple[list[Recorded], list[Recorded]]:
+def _recorded(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> tuple[Recorded, Recorded]:
     """The metadata of what this run materialised, or where the check runs by itself of the newest materialisation; and
     of what the run before that did."""
     found = context.instance.fetch_materializations(asset, limit=1_000).records
@@ -121,6 +118,6 @@ def _recorded(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> tup
     return [_metadata(record) for record in mine], [_metadata(record) for record in before]
 
 
-def _metadata(record: Any) -> Recorded:
+def _metadata(record: Any) -> Mapping[str, Any]:
     event = record.asset_materialization
     return event.metadata if event is not None else {}

@@ -15,7 +15,7 @@ from ractobatch_dagster.models import ROW_STATUSES, RowStatus
 from ractobatch_dagster.results.answers import Answers
 from ractobatch_dagster.spec import BatchSpec
 
-__all__ = ["BatchCheck", "CostCheck", "DriftCheck", "RateCheck", "chosen", "summed"]
+__all__ = ["BatchCheck", "CostCheck", "DriftCheck", "RateCheck", "Recorded", "chosen", "summed"]
 
 Recorded = Sequence[Mapping[str, Any]]
 """The metadata of materialisations, one for each partition of a run."""

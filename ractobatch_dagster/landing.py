@@ -57,14 +57,14 @@ def land(
     if open_:
         _not_ready(context, open_, spec)
         return
-    upstream = _upstream_columns(context, spec)
+    now, upstream = resource.now(), _upstream_columns(context, spec)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         made: dict[str | None, TableFile] = {}
         shown: dict[str | None, dict[str, Any]] = {}
         for number, key in enumerate(keys):
             files, state = table.submission(waiting[key]), states[waiting[key]]
             path = Path(folder) / f"{number}.parquet"
-            made[key], shown[key] = _made(files, state, key, spec, path, context.log.info, resource.now(), upstream)
+            made[key], shown[key] = _made(files, state, key, spec, path, context.log.info, now, upstream)
         if submissions_of(table, keys, spec) != waiting:
             context.log.info("A newer submission was opened meanwhile; its own run lands the table.")
             return

@@ -6,7 +6,7 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,7 +15,7 @@ from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.results.cost import prompts_cost
-from ractobatch_dagster.results.table import answer_names
+from ractobatch_dagster.results.table import answer_names, cell
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import SubmissionState
@@ -36,7 +36,6 @@ __all__ = [
 
 _PREVIEW_ROWS = 10
 _PREVIEW_ANSWERS = 6
-_CELL = 60
 _BATCHES = 20
 _LABELS = 30
 """A column with more different answers than these is no label."""
@@ -80,7 +79,7 @@ def submission_metadata(
         "rows": share.rows if share else 0,
         "rows_in_submission": state.rows,
         "requests": state.requests,
-        **({f"rows_{name}": getattr(held, name) for name in held.__slots__} if held else {}),
+        **({f"rows_{name}": count for name, count in asdict(held).items()} if held else {}),
         "batches": len(state.batches),
         "batches_created": len(created),
         "batches_waiting": now.waiting,
@@ -128,12 +127,16 @@ class TableSummary:
         self._used: dict[str, Counter[str]] = {}
         self._cost: list[float] = []
         self._preview: list[dict[str, Any]] = []
-        answered = answer_names(spec.template.output_type)
+        answers = answer_names(spec.template.output_type)
         self._labels: dict[str, Counter[str]] = {
-            name: Counter() for name in answered if is_label(schema.field(name).type)
+            name: Counter() for name in answers if is_label(schema.field(name).type)
         }
-        answers = answer_names(spec.template.output_type)[:_PREVIEW_ANSWERS] or ["llm_text"]
-        wanted = [*([spec.key] if spec.key else []), PROMPT, *answers, "llm_status"]
+        wanted = [
+            *([spec.key] if spec.key else []),
+            PROMPT,
+            *(answers[:_PREVIEW_ANSWERS] or ["llm_text"]),
+            "llm_status",
+        ]
         self._shown = [name for name in dict.fromkeys(wanted) if name in schema.names]
 
     def add(self, block: pa.Table) -> None:
@@ -302,7 +305,7 @@ def _status_table(counts: Mapping[str, int], errors: Mapping[str, str]) -> str:
     lines = ["| status | rows | first message |", "|---|---:|---|"]
     for word, count in counts.items():
         if count:
-            lines.append(f"| {word} | {count:,} | {_cell(errors.get(word, '')).replace('|', chr(92) + '|')} |")
+            lines.append(f"| {word} | {count:,} | {cell(errors.get(word, '')).replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
 
@@ -327,10 +330,4 @@ def _status_chart(counts: Mapping[str, int]) -> str:
 def _plain(value: Any) -> str | int | float | bool | None:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # the UI cannot parse a record with NaN
-    return value if value is None or isinstance(value, (bool, int, float)) else _cell(value)
-
-
-def _cell(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = " ".join(text.split())
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+    return value if value is None or isinstance(value, (bool, int, float)) else cell(value)

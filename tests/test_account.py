@@ -112,7 +112,7 @@ def test_the_sentence() -> None:
     now = UnderWay(
         submissions=2,
         batches_waiting=3,
-        batches_refused=1,
+        batches_refused_by_quota=1,
         batches_running=3,
         requests=120_000,
         requests_answered=73_200,

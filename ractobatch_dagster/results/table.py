@@ -15,7 +15,7 @@ from ractobatch_dagster.results.cost import batch_costs
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ResultTable", "answer_names", "llm_fields", "reserved_names"]
+__all__ = ["ResultTable", "answer_names", "cell", "llm_fields", "reserved_names"]
 
 
 def llm_fields() -> list[pa.Field]:
@@ -44,6 +44,16 @@ def llm_fields() -> list[pa.Field]:
         (CUSTOM_ID, pa.string(), "The line in the batch's file that answers the row; null where nothing was asked."),
     ]
     return [pa.field(name, kind, metadata={b"description": text.encode()}) for name, kind, text in described]
+
+
+def cell(value: Any) -> str:
+    """A value as a person is shown it: on one line, and cut short."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+_CELL = 60
 
 
 def answer_names(output_type: type[BaseModel] | None) -> list[str]:

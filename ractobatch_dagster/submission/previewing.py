@@ -16,8 +16,8 @@ from ractobatch_dagster.requests.encode import Encoder, custom_ids, escape
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
 from ractobatch_dagster.results.classify import classify
 from ractobatch_dagster.results.cost import batch_cost
-from ractobatch_dagster.results.outcomes import Columns, as_values
-from ractobatch_dagster.results.table import ResultTable, answer_names
+from ractobatch_dagster.results.outcomes import ANSWERED, Columns, as_values
+from ractobatch_dagster.results.table import ResultTable, answer_names, cell
 from ractobatch_dagster.submission.answered import FINAL
 from ractobatch_dagster.submission.sealing import Rules
 
@@ -28,8 +28,6 @@ __all__ = ["Preview", "preview"]
 
 _AT_A_TIME = 8
 """How many requests are under way together."""
-
-_CELL = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Preview:
     def __str__(self) -> str:
         lines = []
         for row in self.table.select(self.shown).to_pylist():
-            lines += [f"{name:>18}  {_cell(value)}" for name, value in row.items() if value is not None]
+            lines += [f"{name:>18}  {cell(value)}" for name, value in row.items() if value is not None]
             lines.append("")
         return "\n".join([*lines, self.estimate])
 
@@ -174,14 +172,9 @@ def _final(outcomes: pa.Table) -> pa.Table:
     """Outcomes as the table takes them."""
     import pyarrow as pa
 
-    made = {"row": range(len(outcomes)), "round": [0] * len(outcomes), "reused": [False] * len(outcomes)}
-    arrays = [
-        pa.chunked_array([pa.array(made[field.name], field.type)]) if field.name in made
-        else outcomes[field.name] if field.name in outcomes.column_names
-        else pa.chunked_array([pa.nulls(len(outcomes), field.type)])
-        for field in FINAL()
-    ]  # fmt: skip
-    return pa.Table.from_arrays(arrays, schema=FINAL())
+    count = len(outcomes)
+    origin = {"row": range(count), "batch_id": [None] * count, "round": [0] * count, "reused": [False] * count}
+    return pa.table({**{name: outcomes[name] for name in ANSWERED}, **origin}, schema=FINAL())
 
 
 def _estimated(
@@ -205,8 +198,3 @@ def _used(table: pa.Table) -> Iterator[tuple[str, int, int]]:
     for row in table.select(["llm_model", "llm_prompt_tokens", "llm_completion_tokens"]).to_pylist():
         if row["llm_prompt_tokens"] is not None:
             yield row["llm_model"], row["llm_prompt_tokens"], row["llm_completion_tokens"] or 0
-
-
-def _cell(value: Any) -> str:
-    text = " ".join((", ".join(map(str, value)) if isinstance(value, list) else str(value)).split())
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
