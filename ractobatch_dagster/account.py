@@ -95,7 +95,7 @@ def under_way(states: Collection[SubmissionState]) -> UnderWay:
     if not states:
         return UnderWay()
     now = together([progress(state) for state in states])
-    batches = [(state.model, batch) for state in states for batch in state.batches]
+    batches = [(batch.model or state.model, batch) for state in states for batch in state.batches]
     tokens = [(model, batch.size // BYTES_PER_TOKEN) for model, batch in batches if batch.stage == "running"]
     return UnderWay(
         submissions=len(states),

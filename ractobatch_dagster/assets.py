@@ -18,6 +18,7 @@ from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import preview_asset
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
@@ -116,6 +117,7 @@ def batch_asset(
     temperature: float | None = None,
     max_tokens: int | None = None,
     extra: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, str] | None = None,
     partition_by: str | None = None,
     pack: bool = True,
     carry: Sequence[str] | None = None,
@@ -176,6 +178,12 @@ def batch_asset(
         temperature: 0 to 2; left to the model's own default where not given.
         max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
         extra: Merged last into every request body; a value of `None` removes the key.
+        overrides: What a row says of its own request, each with the column that says it: `model`, `temperature`,
+            `max_tokens`, `system` (a system prompt instead of `prompt`), `extra` (merged last), and `body` (the whole
+            body, but for the model where it names none). `extra` and `body` are JSON, or structs, whose nulls do not
+            count. A null or an empty text leaves it to what is said here. Rows of several models become batches of one
+            each. A `temperature` that is said here does not go to reasoning models that rows name. Where rows give a
+            `body`, the column `user_message` may be left out: it gets the last message's text.
         partition_by: The column that holds each row's partition, where the function returns rows of several.
         pack: Whether the partitions of a run share batches. `False` gives each its own, so that the rows of two tenants
             never lie in the same file.
@@ -217,7 +225,7 @@ def batch_asset(
         metadata: Of the table.
         retry_policy: Of both assets. Running either again is safe and sends nothing twice.
         automation_condition: When to submit. The table follows by itself.
-        code_version: Of both assets; a hash of prompt, template, parameters and schema where not given.
+        code_version: Of both assets; a hash of prompt, template, parameters, schema and overrides where not given.
         pool: Of the submission.
         io_manager_key: Who stores the table, instead of our Parquet files below the resource's root.
         table_type: What that IO manager is given: a `pyarrow.Table`, or a `pandas` or `polars` frame.
@@ -263,6 +271,7 @@ def batch_asset(
             submission_asset=None if blocking else sending.key,
             template=request,
             prompts=PromptTemplate(template) if template is not None else None,
+            overrides=Overrides(overrides) if overrides else None,
             resource_key=resource_key,
             key=_column(key),
             partition_by=partition_by,

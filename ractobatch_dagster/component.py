@@ -123,6 +123,14 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     temperature: float | None = None
     max_tokens: int | None = None
     extra: Annotated[dict[str, Any] | None, _words("Merged last into every request body.")] = None
+    overrides: Annotated[
+        dict[str, str] | None,
+        _words(
+            "What a row says of its own request (model, temperature, max_tokens, system, extra, body), each with the "
+            "column that says it.",
+            examples=[{"model": "model_column"}],
+        ),
+    ] = None
     partition_by: Annotated[str | None, _words("The column that holds each row's partition.")] = None
     pack: bool | None = None
     carry: Annotated[list[str] | None, _words("The columns that stand in the table beside the answers.")] = None
@@ -227,9 +235,9 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
 
 
 _OPTIONS = (
-    "template", "key", "temperature", "max_tokens", "extra", "partition_by", "pack", "carry", "on_null", "dedupe",
-    "reuse", "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window", "blocking",
-    "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
+    "template", "key", "temperature", "max_tokens", "extra", "overrides", "partition_by", "pack", "carry", "on_null",
+    "dedupe", "reuse", "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window",
+    "blocking", "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
 )  # fmt: skip
 _ATTRIBUTES = {
     "deps", "description", "metadata", "group_name", "code_version", "owners", "tags", "kinds", "automation_condition",

@@ -53,7 +53,7 @@ class Listed:
             "round": now.round,
             "answered": now.answered,
             "cancelled": self.state.cancelled,
-            "model": self.state.model,
+            "model": self.state.asks,
             "provider": self.state.provider,
         }
 
@@ -62,7 +62,7 @@ class Listed:
             return f"{self.table.asset}  {self.id}  {self.standing}  {self.problem}"
         return (
             f"{self.table.asset}  {self.id}  {self.standing}{' (cancelled)' if self.state.cancelled else ''}  "
-            f"{self.state.rows:,} rows, {self.state.model}: {progress(self.state)}"
+            f"{self.state.rows:,} rows, {self.state.asks}: {progress(self.state)}"
         )
 
 

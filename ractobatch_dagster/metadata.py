@@ -72,8 +72,8 @@ def submission_metadata(
     share = state.partition(key)
     created = [batch for batch in state.batches if batch.batch_id]
     size = sum(batch.size for batch in state.batches)
-    tokens = size // BYTES_PER_TOKEN
-    cost = prompts_cost(state.model, tokens)
+    costs = [prompts_cost(batch.model or state.model, batch.size // BYTES_PER_TOKEN) for batch in state.batches]
+    cost = None if None in costs else sum(cost or 0.0 for cost in costs)
     return {
         SUBMISSION: state.id,
         "rows": share.rows if share else 0,
@@ -84,9 +84,9 @@ def submission_metadata(
         "batches_created": len(created),
         "batches_waiting": now.waiting,
         "megabytes": round(size / 1e6, 3),
-        "prompt_tokens_estimated": tokens,
+        "prompt_tokens_estimated": size // BYTES_PER_TOKEN,
         **({} if cost is None else {"prompt_cost_usd_estimated": round(cost, 6)}),
-        "model": state.model,
+        "model": state.asks,
         "provider": state.provider,
         "progress": str(now),
         "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:_BATCHES]]),
@@ -97,14 +97,15 @@ def submission_metadata(
 
 
 def _batch_table(state: SubmissionState, dashboard: str | None) -> str:
-    lines = ["| batch | state | requests | MB |", "|---|---|---:|---:|"]
+    lines = ["| batch | model | state | requests | MB |", "|---|---|---|---:|---:|"]
     for batch in state.batches[:_BATCHES]:
         name = batch.batch_id or f"number {batch.number}"
         if batch.batch_id and dashboard:
             name = f"[{name}]({dashboard}/{name})"
-        lines.append(f"| {name} | {batch.stage} | {batch.requests:,} | {batch.size / 1e6:.2f} |")
+        model = batch.model or state.model
+        lines.append(f"| {name} | {model} | {batch.stage} | {batch.requests:,} | {batch.size / 1e6:.2f} |")
     if len(state.batches) > _BATCHES:
-        lines.append(f"| and {len(state.batches) - _BATCHES:,} more | | | |")
+        lines.append(f"| and {len(state.batches) - _BATCHES:,} more | | | | |")
     return "\n".join(lines)
 
 
@@ -271,8 +272,8 @@ def column_lineage(
 ) -> dg.TableColumnLineage | None:
     """Which of the upstream's columns each of the table's columns comes from; `None` where that is not known.
 
-    An answer comes from the columns that the template names, and a column that the table keeps from the one of the same
-    name, where the upstream tells that it has it.
+    An answer comes from the columns that the template and the overrides name, and a column that the table keeps from
+    the one of the same name, where the upstream tells that it has it.
 
     Args:
         spec: The table's asset.
@@ -286,7 +287,8 @@ def column_lineage(
     def of(names: Sequence[str]) -> list[dg.TableColumnDep]:
         return [dg.TableColumnDep(upstream, name) for name in names if told is None or name in told]
 
-    asked = of(spec.prompts.columns) if spec.prompts is not None else []
+    own = spec.overrides.columns.values() if spec.overrides is not None else []
+    asked = of([*(spec.prompts.columns if spec.prompts is not None else []), *own])
     answers = [*answer_names(spec.template.output_type), "llm_text"]
     found = {name: asked for name in answers if name in columns and asked}
     found |= {name: of([name]) for name in columns if told is not None and name in told}

@@ -78,7 +78,9 @@ def preview_run(
 
     seed = int.from_bytes(context.run.run_id.encode()[:8], "big") if settings.preview_random else None
     provider = resource.get_provider()
-    made = preview(frames, spec.rules, spec.template, provider, rows=settings.preview_rows, seed=seed)
+    made = preview(
+        frames, spec.rules, spec.template, provider, overrides=spec.overrides, rows=settings.preview_rows, seed=seed
+    )
     context.log.info(f"Preview of {spec.name!r}; nothing was submitted.\n\n{made}")
     shown: dict[str, Any] = {
         "preview": cells_table(made.table.select(made.shown).to_pylist(), made.shown),
@@ -114,7 +116,9 @@ def preview_asset(
         takes, given = (", ".join(names) or "nothing" for names in (signature.names, arguments))
         raise ConfigurationError(f"The function of {spec.name!r} takes {takes}; the preview was given {given}.")
     frame = frame_of(dg.build_asset_context(partition_key=partition), arguments, spec, signature)
-    return preview({partition: frame}, spec.rules, spec.template, provider, rows=rows, seed=seed)
+    return preview(
+        {partition: frame}, spec.rules, spec.template, provider, overrides=spec.overrides, rows=rows, seed=seed
+    )
 
 
 def preview_files(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 
 from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 
@@ -61,6 +62,7 @@ class BatchSpec:
     table_type: TableType = "pyarrow"
     pack: bool = True
     prompts: PromptTemplate | None = None
+    overrides: Overrides | None = None
     upstream: dg.AssetKey | None = None
 
     @property
@@ -75,11 +77,14 @@ class BatchSpec:
 
     @property
     def code_version(self) -> str:
-        """Hash of prompt, template, parameters and schema."""
+        """Hash of prompt, template, parameters, schema and overrides."""
         from ractobatch_dagster.requests.encode import request_hash
 
         text = self.prompts.text if self.prompts is not None else ""
-        return request_hash("", self.template.endpoint, self.template.body(text))[:16]
+        body = self.template.body(text)
+        if self.overrides is not None:
+            body = {**body, "overrides": self.overrides.columns}
+        return request_hash("", self.template.endpoint, body)[:16]
 
     def table(self, resource: OpenAIBatchResource) -> TableFiles:
         """The table's corner of the store."""
@@ -130,6 +135,7 @@ class BatchSpec:
             dedupe=self.dedupe,
             reuse=self.reuse,
             rules=self.rules,
+            overrides=self.overrides,
             on_change=self.on_change,
             run_id=run_id,
         )

@@ -184,9 +184,11 @@ def partition_keys(context: dg.AssetExecutionContext) -> list[str | None]:
 def frame_of(
     context: dg.AssetExecutionContext, arguments: Mapping[str, Any], spec: BatchSpec, signature: Signature
 ) -> Any:
-    """The frame of prompts that the user's function, and the template, make of these arguments."""
-    frame = signature.call(context, arguments)
-    return frame if spec.prompts is None else spec.prompts.prompts(frame, what=spec.rules.where(None))
+    """The frame of prompts that the user's function, the template and the overrides make of these arguments."""
+    frame, what = signature.call(context, arguments), spec.rules.where(None)
+    if spec.prompts is not None:
+        frame = spec.prompts.prompts(frame, what=what)
+    return frame if spec.overrides is None else spec.overrides.prompts(frame, what=what)
 
 
 def frames_of(

@@ -50,7 +50,7 @@ def test_a_submission_tells_what_is_sent_and_what_is_not(batch_server: LocalServ
     assert (said["rows_reused"], said["rows_repeated"], said["rows_skipped"]) == (0, 1, 2)
     assert 0 < said["prompt_cost_usd_estimated"] < 0.001
     (state,) = project.submissions("held")
-    assert f"| {state.batches[0].batch_id} | running | 4 | 0.01 |" in said["batch_table"]
+    assert f"| {state.batches[0].batch_id} | gpt-4o-mini | running | 4 | 0.01 |" in said["batch_table"]
     prompts = [record.data for record in said["prompts"].records]
     assert prompts[:2] == [{"id": 0, "user_message": "a"}, {"id": 1, "user_message": None}]
     assert len(prompts) == 5

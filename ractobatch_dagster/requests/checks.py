@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["Digest", "check_block", "check_schema", "key_hashes"]
+__all__ = ["Digest", "check_block", "check_schema", "key_hashes", "row_names"]
 
 
 def check_schema(schema: pa.Schema, *, key: str | None, reserved: Iterable[str], where: str) -> None:
@@ -72,9 +72,7 @@ def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: st
     """
     import pyarrow.compute as pc
 
-    def named(row: int) -> str:
-        return f"{where}: row {start + row}" + ("" if key is None else f" ({key}={block.column(key)[row].as_py()!r})")
-
+    named = row_names(block, start, key=key, where=where)
     kind = block.schema.field(PROMPT).type
     if not _holds_text(kind):  # of a frame without rows, pandas makes numbers
         raise InvalidInputError(f"{where}: column {PROMPT!r} holds {kind}, not text. Convert it with `.astype(str)`.")
@@ -93,6 +91,15 @@ def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: st
                 f"{where}: row {start + row} has no {key!r}, which must identify it.", row=start + row
             )
     return prompts
+
+
+def row_names(block: pa.RecordBatch, start: int, *, key: str | None, where: str) -> Callable[[int], str]:
+    """How to call a row of a block in an error, by its place there; `start` is the number of the block's first."""
+
+    def named(row: int) -> str:
+        return f"{where}: row {start + row}" + ("" if key is None else f" ({key}={block.column(key)[row].as_py()!r})")
+
+    return named
 
 
 def _texts(column: pa.Array, start: int, named: Callable[[int], str]) -> list[str | None]:

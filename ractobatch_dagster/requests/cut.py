@@ -39,18 +39,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The rows of one batch, ascending, and the bytes of its lines."""
+    """The rows of one batch, ascending, and the bytes of its lines; and its model, where rows name their own."""
 
     rows: np.ndarray
     size: int
+    model: str = ""
 
 
-def cut(chunks: Iterable[tuple[np.ndarray, np.ndarray]], limits: Limits) -> Iterator[Cut]:
+def cut(chunks: Iterable[tuple[np.ndarray, np.ndarray]], limits: Limits, model: str = "") -> Iterator[Cut]:
     """Cut rows into batches; each is handed over as soon as the next row would not fit.
 
     Args:
         chunks: Row numbers, ascending, and the bytes of the line of each.
         limits: What one batch may hold.
+        model: The model that all of them ask, where rows name their own.
     """
     import numpy as np
 
@@ -69,7 +71,7 @@ def cut(chunks: Iterable[tuple[np.ndarray, np.ndarray]], limits: Limits) -> Iter
                 requests, size = requests + stop - start, size + int(total[stop - 1]) - before
                 start, before = stop, int(total[stop - 1])
             if start < len(rows):
-                yield Cut(np.concatenate(waiting), size)
+                yield Cut(np.concatenate(waiting), size, model)
                 waiting, requests, size = [], 0, 0
     if waiting:
-        yield Cut(np.concatenate(waiting), size)
+        yield Cut(np.concatenate(waiting), size, model)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Encoder",
+    "body_hash",
+    "body_part",
     "custom_id",
     "custom_id_bytes",
     "custom_ids",
@@ -65,6 +67,7 @@ class Encoder(msgspec.Struct, frozen=True):
         tail: What comes behind the prompt.
         repair: The same where an answer is shown to the model again: up to the answer, up to what is wrong with it,
             and the end.
+        bodies: What a row adds is not its escaped prompt, but its own part of the body, as `body_part` gives it.
     """
 
     shared: bytes
@@ -72,6 +75,7 @@ class Encoder(msgspec.Struct, frozen=True):
     middle: bytes
     tail: bytes
     repair: tuple[bytes, bytes, bytes]
+    bodies: bool = False
 
     @classmethod
     def of(cls, provider: str, template: RequestTemplate) -> Encoder:
@@ -85,24 +89,22 @@ class Encoder(msgspec.Struct, frozen=True):
         line, holes = encode_line("\x00", body, endpoint=template.endpoint), [f'"{prompt}"', f'"{answer}"', problem]
         if line.count(holes[0].encode()) != 1:
             raise InvalidInputError("the request has no place for the prompt: `extra` must not replace `messages`")
-        around = _json([provider, template.endpoint, body], sort_keys=True).partition(holes[0].encode())
-        shared = hashlib.sha256(b"%d " % len(around[0]) + around[0] + around[2]).digest()
+        shared = _shared(provider, template.endpoint, body, holes[0])
         head, _, rest = line.partition(b"\\u0000")
         middle, _, tail = rest.partition(holes[0].encode())
-        shown = [
-            *body["messages"],
-            {"role": "assistant", "content": answer},
-            {
-                "role": "user",
-                "content": f"This answer is not valid: {problem}\nGive the corrected answer, and only that.",
-            },
-        ]
+        shown = [*body["messages"], *_shown(answer, problem)]
         rest = encode_line("", {**body, "messages": shown}, endpoint=template.endpoint)
-        pieces = []
-        for hole in holes:
-            piece, _, rest = rest.partition(hole.encode())
-            pieces.append(piece)
-        return cls(shared, head, middle, tail, (pieces[1], pieces[2], rest))
+        _, before, between, end = _split(rest, holes)
+        return cls(shared, head, middle, tail, (before, between, end))
+
+    @classmethod
+    def of_bodies(cls, endpoint: str) -> Encoder:
+        """The encoder of rows that share nothing but the endpoint: each brings its own part of the body."""
+        body, answer, problem = "place-0", "place-1", "place-2"
+        line = encode_line("\x00", {body: [{}, *_shown(answer, problem)]}, endpoint=endpoint)
+        head, _, rest = line.partition(b"\\u0000")
+        middle, before, between, end = _split(rest, [f'{{"{body}":[{{}}', f'"{answer}"', problem])
+        return cls(b"", head, middle, b"]}}\n", (before, between, end), bodies=True)
 
     def hashes(self, escaped: Iterable[bytes]) -> list[bytes]:
         """Each request's identity: 16 bytes of SHA-256 over what all share and the prompt, as `escape` gives it."""
@@ -134,6 +136,52 @@ class Encoder(msgspec.Struct, frozen=True):
     def overhead(self) -> int:
         """How many bytes of a line are neither prompt nor `custom_id`."""
         return len(self.head) + len(self.middle) + len(self.tail)
+
+
+def body_part(body: Mapping[str, Any]) -> bytes:
+    """A body as JSON up to the end of its last message: what a row adds where each brings its own body.
+
+    Raises:
+        InvalidInputError: As `encode_line`.
+    """
+    others = {name: value for name, value in body.items() if name != "messages"}
+    return _json({**others, "messages": body["messages"]})[: -len("]}")]
+
+
+def body_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
+    """The hash of a request, however it was put together: for equal bodies what `Encoder.hashes` gives.
+
+    Raises:
+        InvalidInputError: As `encode_line`.
+    """
+    *others, last = body["messages"]
+    text = last.get("content")
+    if last.get("role") != "user" or not isinstance(text, str):
+        return hashlib.sha256(_shared(provider, endpoint, body, "\x00")).digest()[:16]
+    (place,) = _absent_from(_json([provider, body]), 1)
+    body = {**body, "messages": [*others, {**last, "content": place}]}
+    return hashlib.sha256(_shared(provider, endpoint, body, f'"{place}"') + escape(text)).digest()[:16]
+
+
+def _shared(provider: str, endpoint: str, body: Mapping[str, Any], hole: str) -> bytes:
+    """Stands for all of a request but what belongs into the hole."""
+    before, _, after = _json([provider, endpoint, body], sort_keys=True).partition(hole.encode())
+    return hashlib.sha256(b"%d " % len(before) + before + after).digest()
+
+
+def _shown(answer: str, problem: str) -> list[dict[str, str]]:
+    """The messages that show the model an answer of its own, and what is wrong with it."""
+    said = f"This answer is not valid: {problem}\nGive the corrected answer, and only that."
+    return [{"role": "assistant", "content": answer}, {"role": "user", "content": said}]
+
+
+def _split(line: bytes, holes: Sequence[str]) -> list[bytes]:
+    """What is before, between and behind the holes."""
+    pieces = []
+    for hole in holes:
+        piece, _, line = line.partition(hole.encode())
+        pieces.append(piece)
+    return [*pieces, line]
 
 
 def custom_id(row: int) -> str:

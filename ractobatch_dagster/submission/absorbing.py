@@ -57,7 +57,7 @@ def _planned(
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         known = Known(files, sources, Path(folder))
         asking = Asking(files, [(one.start, one.start + one.rows) for one in state.partitions], state.sealed,
-                        read_encoder(files))  # fmt: skip
+                        read_encoder(files), state.models)  # fmt: skip
         planned = asking.plan(known, limits, Path(folder))
     log(f"{known.answers:,} answers were paid for already and are taken over")
 

@@ -31,8 +31,8 @@ def FINAL() -> pa.Schema:  # noqa: N802  (a constant, but for the import that it
 class Answered:
     """Reads the outcomes of the rows from `start` on, ever further.
 
-    Each round's batches ascend in their rows, so that rounds and what was known before are streams to be merged. Of
-    several outcomes of a row the last counts, but an answer, if only an invalid one, is better than none.
+    Of one round and one model, batches ascend in their rows; those, and what was known before, are streams to be
+    merged. Of several outcomes of a row the last counts, but an answer, if only an invalid one, is better than none.
 
     Args:
         files: The submission.
@@ -43,9 +43,9 @@ class Answered:
 
     def __init__(self, files: SubmissionFiles, state: SubmissionState, start: int, stop: int) -> None:
         there = [b for b in state.batches if b.collected and b.start < stop and start < b.stop]
-        there.sort(key=lambda batch: (batch.round, batch.number))
-        rounds = [list(batches) for _, batches in groupby(there, key=lambda batch: batch.round)]
-        self._streams = [Stream(_known(files, state, start)), *(Stream(_results(files, batches)) for batches in rounds)]
+        there.sort(key=lambda batch: (batch.round, batch.model, batch.number))
+        runs = [list(batches) for _, batches in groupby(there, key=lambda batch: (batch.round, batch.model))]
+        self._streams = [Stream(_known(files, state, start)), *(Stream(_results(files, batches)) for batches in runs)]
         self._schema = FINAL()
         self.until(start)
 

@@ -18,7 +18,7 @@ from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.requests.hashes import from_binary, repeats
 from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, write_parquet
 from ractobatch_dagster.submission.reusing import Known
-from ractobatch_dagster.submission.rows import PROMPT_BYTES, read_rows
+from ractobatch_dagster.submission.rows import MODEL, PROMPT_BYTES, read_rows
 from ractobatch_dagster.submission.state import BatchState
 
 if TYPE_CHECKING:
@@ -51,27 +51,40 @@ class Asking:
         shares: Which rows are its own: its partitions' first rows and the rows behind them.
         rows: How many rows were sealed.
         encoder: Makes the lines.
+        models: The models that rows ask, where each names its own.
     """
 
-    def __init__(self, files: SubmissionFiles, shares: Sequence[tuple[int, int]], rows: int, encoder: Encoder) -> None:
+    def __init__(
+        self,
+        files: SubmissionFiles,
+        shares: Sequence[tuple[int, int]],
+        rows: int,
+        encoder: Encoder,
+        models: Sequence[str] = (),
+    ) -> None:
         self._files = files
         self._edges = _edges(shares)
         self.rows = rows
         self._overhead = encoder.overhead
+        self._models = models
 
     def hashes(self) -> Iterator[np.ndarray]:
         """The hash of every row, in order; zeros where nothing is asked, or where the row belongs to others."""
         for _, hashes, _ in self._sealed():
             yield hashes
 
-    def _sealed(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Numbers, hashes, and the bytes of the line of each row."""
+    def _sealed(self, model: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Numbers, hashes, and the bytes of the line of each row; no hash for a row of another model than this."""
         import numpy as np
+        import pyarrow.compute as pc
 
-        row = 0
-        for batch in read_rows(self._files, 0, self.rows, [REQUEST_HASH, PROMPT_BYTES]):
+        row, columns = 0, [REQUEST_HASH, PROMPT_BYTES, *([MODEL] if model is not None else [])]
+        for batch in read_rows(self._files, 0, self.rows, columns):
             rows = np.arange(row, row + len(batch))
-            hashes = _only(from_binary(batch.column(REQUEST_HASH)), self._own(rows))
+            wanted = self._own(rows)
+            if model is not None:
+                wanted &= pc.fill_null(pc.equal(batch.column(MODEL), model), False).to_numpy(zero_copy_only=False)
+            hashes = _only(from_binary(batch.column(REQUEST_HASH)), wanted)
             row += len(batch)
             prompts = batch.column(PROMPT_BYTES).to_numpy(zero_copy_only=False)
             yield rows, hashes, prompts + self._overhead + custom_id_bytes(rows)
@@ -102,15 +115,16 @@ class Asking:
             copied = file.read(columns=["row"], use_threads=False)["row"].to_numpy()
         taken = known.take(lambda: _without(self._sealed(), copied), self.rows)
 
-        def left() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for rows, hashes, sizes in self._sealed():
+        def left(model: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for rows, hashes, sizes in self._sealed(model):
                 asked = hashes.any(axis=1) & ~_among(rows, copied) & ~_among(rows, taken)
                 for row in rows[asked & (sizes > limits.max_bytes)]:
                     known.refuse(int(row), limits.max_bytes)
                 asked &= sizes <= limits.max_bytes
                 yield rows[asked], sizes[asked]
 
-        planned = plan_batches(self._files, cut(left(), limits), folder, round_=0, first=0)
+        cuts = (one for model in self._models or (None,) for one in cut(left(model), limits, model or ""))
+        planned = plan_batches(self._files, cuts, folder, round_=0, first=0)
         known.store(self.rows)
         return planned
 
@@ -191,6 +205,7 @@ def plan_batches(
                 BatchState(
                     number=first + group,
                     round=round_,
+                    model=one.model,
                     requests=len(one.rows),
                     size=one.size,
                     token=token,

@@ -8,11 +8,11 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from ractobatch_dagster.errors import StoreError
-from ractobatch_dagster.requests.encode import Encoder, custom_id, escape, escape_all
+from ractobatch_dagster.requests.encode import Encoder, custom_id, escape_all
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.submission.asking import AskedRows, asked_rows
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.rows import read_rows
+from ractobatch_dagster.submission.rows import REQUEST, read_rows
 from ractobatch_dagster.submission.state import BatchState
 
 if TYPE_CHECKING:
@@ -61,14 +61,15 @@ def write_input(files: SubmissionFiles, batch: BatchState, encoder: Encoder, pat
 def _write_lines(files: SubmissionFiles, batch: BatchState, encoder: Encoder, target: IO[bytes]) -> None:
     asked = asked_rows(files, batch)
     requests = size = place = 0
-    for block in read_rows(files, batch.start, batch.stop, [PROMPT]):
+    for block in read_rows(files, batch.start, batch.stop, [REQUEST if encoder.bodies else PROMPT]):
         first = batch.start + place
         place += len(block)
-        rows, prompts = _picked(asked, block, first)
+        rows, column = _picked(asked, block, first)
         for start in range(0, len(rows), _AT_ONCE):
-            texts = prompts.slice(start, _AT_ONCE).to_pylist()
-            data = _lines(encoder, asked, rows[start : start + _AT_ONCE], texts)
-            requests, size = requests + len(texts), size + len(data)
+            values = column.slice(start, _AT_ONCE).to_pylist()
+            parts = values if encoder.bodies else escape_all(values)
+            data = _lines(encoder, asked, rows[start : start + _AT_ONCE], parts)
+            requests, size = requests + len(parts), size + len(data)
             target.write(data)
     if (requests, size) != (batch.requests, batch.size):
         raise StoreError(
@@ -78,26 +79,26 @@ def _write_lines(files: SubmissionFiles, batch: BatchState, encoder: Encoder, ta
 
 
 def _picked(asked: AskedRows, block: pa.RecordBatch, first: int) -> tuple[list[int], pa.Array]:
-    """Of a block of rows those that are asked: their numbers and their prompts."""
+    """Of a block of rows those that are asked: their numbers, and what each adds to its line."""
     import numpy as np
     import pyarrow as pa
 
     low, high = np.searchsorted(asked.rows, [first, first + len(block)])
-    rows, prompts = asked.rows[low:high], block.column(0)
+    rows, column = asked.rows[low:high], block.column(0)
     if len(rows) < len(block):
-        prompts = prompts.take(pa.array(rows - first))
-    return rows.tolist(), prompts
+        column = column.take(pa.array(rows - first))
+    return rows.tolist(), column
 
 
-def _lines(encoder: Encoder, asked: AskedRows, rows: list[int], texts: list[str]) -> bytes:
+def _lines(encoder: Encoder, asked: AskedRows, rows: list[int], parts: list[bytes]) -> bytes:
     if asked.answers:
-        return b"".join(_line(encoder, asked, row, text) for row, text in zip(rows, texts, strict=True))
-    return encoder.lines(rows, escape_all(texts))
+        return b"".join(_line(encoder, asked, row, part) for row, part in zip(rows, parts, strict=True))
+    return encoder.lines(rows, parts)
 
 
-def _line(encoder: Encoder, asked: AskedRows, row: int, text: str) -> bytes:
+def _line(encoder: Encoder, asked: AskedRows, row: int, part: bytes) -> bytes:
     shown = asked.answers.get(row)
     id_ = custom_id(row).encode()
     if shown is None:
-        return encoder.line(id_, escape(text))
-    return encoder.repaired(id_, escape(text), *shown)
+        return encoder.line(id_, part)
+    return encoder.repaired(id_, part, *shown)

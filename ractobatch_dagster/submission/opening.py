@@ -18,7 +18,9 @@ from typing import Any, Literal
 from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
-from ractobatch_dagster.requests.encode import Encoder, request_hash
+from ractobatch_dagster.requests.encode import request_hash
+from ractobatch_dagster.requests.overrides import Overrides
+from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.submission.asking import Asking
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import write_encoder
@@ -51,6 +53,7 @@ class Terms:
         dedupe: Ask identical requests once and give every row its answer.
         reuse: Take over answers that the partition's last submission already paid for.
         rules: What the frames must keep to.
+        overrides: The columns by which rows say something of their own requests, if there are any.
         on_change: What to do where an open submission of a partition holds other rows, prompts or parameters:
             `fail`; `attach`, which goes on with the open one as it is; or `replace`, which cancels it and sends what
             it did not answer.
@@ -65,6 +68,7 @@ class Terms:
     dedupe: bool = True
     reuse: bool = True
     rules: Rules = field(default_factory=Rules)
+    overrides: Overrides | None = None
     on_change: OnChange = "fail"
     run_id: str | None = None
 
@@ -139,12 +143,12 @@ def open_submission(
     created_at = now()
     stamp = dt.datetime.fromtimestamp(created_at, dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]  # ids sort by age
     files = table.submission(f"{stamp}-{secrets.token_hex(4)}")
-    encoder = Encoder.of(terms.provider, terms.template)
+    requests = Requests(terms.provider, terms.template, terms.overrides)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         with _forgotten_on_failure(files):
-            shares = seal_rows(files, frames, terms.rules, encoder, Path(folder), now, progress)
-            write_encoder(files, encoder)
-        sealing = _Sealing(table, owner, files, encoder, terms, shares, created_at, Path(folder))
+            shares = seal_rows(files, frames, terms.rules, requests, Path(folder), now, progress)
+            write_encoder(files, requests.encoder)
+        sealing = _Sealing(table, owner, files, requests, terms, shares, created_at, Path(folder))
         while True:
             opened = sealing.open(progress)
             if opened is not None:
@@ -171,7 +175,7 @@ class _Sealing:
     table: TableFiles
     owner: Owner
     files: SubmissionFiles
-    encoder: Encoder
+    made: Requests
     terms: Terms
     shares: Sequence[PartitionRows]
     created_at: float
@@ -218,7 +222,8 @@ class _Sealing:
             files,
             [(share.start, share.start + share.rows) for share in fresh],
             max((share.start + share.rows for share in self.shares), default=0),
-            self.encoder,
+            self.made.encoder,
+            self.made.models,
         )
         asking.write_copies(dedupe=terms.dedupe)
         batches: tuple[BatchState, ...] = ()
@@ -240,6 +245,7 @@ class _Sealing:
             created_at=self.created_at,
             rows=sum(share.rows for share in fresh),
             sealed=asking.rows,
+            models=self.made.models,
             requests=requests,
             max_rounds=terms.max_rounds,
             repairs=terms.repairs,

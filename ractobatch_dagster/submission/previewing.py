@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster.errors import InvalidInputError, ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.requests.body import RequestTemplate
-from ractobatch_dagster.requests.checks import check_block
-from ractobatch_dagster.requests.encode import Encoder, custom_ids, escape
+from ractobatch_dagster.requests.checks import check_block, row_names
+from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
+from ractobatch_dagster.requests.overrides import Overrides
+from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.results.classify import classify
 from ractobatch_dagster.results.cost import batch_cost
 from ractobatch_dagster.results.outcomes import ANSWERED, Columns, as_values
@@ -84,6 +86,7 @@ def preview(
     template: RequestTemplate,
     provider: Provider,
     *,
+    overrides: Overrides | None = None,
     rows: int = 5,
     seed: int | None = None,
 ) -> Preview:
@@ -96,6 +99,7 @@ def preview(
         rules: What they must keep to.
         template: What the requests share.
         provider: Who is asked.
+        overrides: The columns by which rows say something of their own requests.
         rows: How many rows are asked.
         seed: Draws the rows at random; `None` takes the first.
 
@@ -105,26 +109,28 @@ def preview(
     """
     import pyarrow as pa
 
-    sample = _Sample(rows, seed)
+    sample, requests = _Sample(rows, seed), Requests(provider.identity, template, overrides)
     for key, frame in frames.items():
         stream = open_frame(frame, what=rules.where(key))
         rules.check(stream.schema, key)
+        requests.check(stream.schema, rules.where(key))
         place = 0
         for block in blocks(stream):
             prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
-            sample.add(block, prompts)
+            named = row_names(block, place, key=rules.key, where=rules.where(key))
+            requests.check_rows(block, named)
+            sample.add(block, prompts, named)
             place += len(block)
     if not sample.kept:
         raise InvalidInputError(f"{rules.where(next(iter(frames), None))} has no row with a prompt to preview.")
-    encoder = Encoder.of(provider.identity, template)
-    bodies = [template.body(prompt) for _, prompt in sample.kept]
+    given = pa.concat_tables([row for row, _, _ in sample.kept], promote_options="permissive").combine_chunks()
+    asked = given.to_batches()[0], [prompt for _, prompt, _ in sample.kept], lambda row: sample.kept[row][2]
+    hashes, bodies = requests.render(*asked).hashes, requests.bodies(*asked)
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         lines = list(threads.map(lambda body: _asked(provider, template.endpoint, body), bodies))
     columns = Columns()
     for line in lines:
         columns.add(as_values(classify(line)))
-    hashes = encoder.hashes([escape(prompt) for _, prompt in sample.kept])
-    given = pa.concat_tables([row for row, _ in sample.kept], promote_options="permissive").combine_chunks()
     given = given.append_column(REQUEST_HASH, pa.array(hashes, pa.binary(16)))
     table = ResultTable(template.output_type, "").block(
         given.to_batches()[0], _final(columns.table()), 0, custom_ids(pa.array(range(len(bodies))))
@@ -138,10 +144,10 @@ class _Sample:
     def __init__(self, size: int, seed: int | None) -> None:
         self._size = size
         self._draw = None if seed is None else random.Random(seed)
-        self.kept: list[tuple[pa.Table, str]] = []
+        self.kept: list[tuple[pa.Table, str, str]] = []  # the row, its prompt, and what to call it
         self.rows = 0
 
-    def add(self, block: pa.RecordBatch, prompts: list[str]) -> None:
+    def add(self, block: pa.RecordBatch, prompts: list[str], named: Callable[[int], str]) -> None:
         """Count the rows of a block in, and keep some of them."""
         import pyarrow as pa
 
@@ -153,7 +159,7 @@ class _Sample:
             if slot >= self._size:
                 slot = self._draw.randrange(self.rows) if self._draw else self._size
             if slot < self._size:
-                row = (pa.Table.from_batches([block.slice(place, 1)]), prompt)
+                row = (pa.Table.from_batches([block.slice(place, 1)]), prompt, named(place))
                 self.kept[slot : slot + 1] = [row]
 
 

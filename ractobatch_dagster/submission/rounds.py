@@ -81,19 +81,23 @@ def _next_round(files: SubmissionFiles, state: SubmissionState, limits: Limits) 
     """Plan the batches of the next round, if there is any."""
     import pyarrow as pa
 
-    doubtful = [batch for batch in state.batches if batch.round == state.round and batch.doubtful]
-    found = [again for batch in doubtful if (again := _again(files, state, batch)) is not None]
-    if not found:
+    later: dict[str, list[pa.Table]] = {}
+    for batch in state.batches:
+        again = _again(files, state, batch) if batch.round == state.round and batch.doubtful else None
+        if again is not None:
+            later.setdefault(batch.model, []).append(again)
+    if not later:
         return ()
-    later = pa.concat_tables(found)
+    by_model = {model: pa.concat_tables(tables) for model, tables in later.items()}
+    encoder = read_encoder(files)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         return plan_batches(
             files,
-            cut(_sized(files, later, read_encoder(files)), limits),
+            (one for model, rows in by_model.items() for one in cut(_sized(files, rows, encoder), limits, model)),
             Path(folder),
             round_=state.round + 1,
             first=len(state.batches),
-            more=later.select([name for name, _ in LATER()]),
+            more=pa.concat_tables(by_model.values()).select([name for name, _ in LATER()]),
         )
 
 

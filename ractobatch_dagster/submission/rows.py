@@ -14,23 +14,27 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["PART_ROWS", "PROMPT_BYTES", "RowsWriter", "read_rows", "sealed_fields"]
+__all__ = ["MODEL", "PART_ROWS", "PROMPT_BYTES", "REQUEST", "RowsWriter", "read_rows", "sealed_fields"]
 
 PART_ROWS = 50_000
 """Rows in one file, as part of the format. As many as a batch takes, so that a batch's rows lie in few files."""
 
 PROMPT_BYTES = "llm_prompt_bytes"
-"""How many bytes each prompt takes in its request; the lines' lengths are known without making them."""
+"""How many bytes each row adds to its line, which are its prompt's or those of `REQUEST`: lengths without lines."""
+
+REQUEST, MODEL = "llm_request", "llm_request_model"
+"""What each row adds to its line, and which model it asks; sealed where rows differ in more than their prompt."""
 
 _GROUP_ROWS, _GROUP_BYTES = 8_192, 16 << 20
 """What a row group holds at most: whoever needs a part of a file reads no more than whole ones."""
 
 
-def sealed_fields() -> list[pa.Field]:
-    """What is sealed beside the user's columns."""
+def sealed_fields(*, own: bool = True) -> list[pa.Field]:
+    """What is sealed beside the user's columns; `own` is whether rows differ in more than their prompt."""
     import pyarrow as pa
 
-    return [pa.field(REQUEST_HASH, pa.binary(16)), pa.field(PROMPT_BYTES, pa.int64())]
+    shared = [pa.field(REQUEST_HASH, pa.binary(16)), pa.field(PROMPT_BYTES, pa.int64())]
+    return [*shared, pa.field(REQUEST, pa.binary()), pa.field(MODEL, pa.string())] if own else shared
 
 
 class RowsWriter:
@@ -109,7 +113,7 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     import pyarrow.parquet as pq
 
     # prompts seldom repeat, hashes never: a dictionary of them is work for nothing
-    sealed = {PROMPT, *(field.name for field in sealed_fields())}
+    sealed = {PROMPT, *(field.name for field in sealed_fields())} - {MODEL}
     encoded = [name for name in schema.names if name not in sealed]
     # LZ4 takes half of Zstandard's time to write and to read, which is done twice, and half as much space again
     return pq.ParquetWriter(path, schema, use_dictionary=encoded or False, write_statistics=False, compression="lz4")

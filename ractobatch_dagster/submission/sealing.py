@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.checks import Digest, check_block, check_schema, key_hashes
-from ractobatch_dagster.requests.encode import Encoder, escape_all
+from ractobatch_dagster.requests.checks import Digest, check_block, check_schema, key_hashes, row_names
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
 from ractobatch_dagster.requests.hashes import repeats, to_binary
+from ractobatch_dagster.requests.rendering import Rendered, Requests
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.rows import RowsWriter, read_rows, sealed_fields
 from ractobatch_dagster.submission.state import PartitionRows
@@ -73,7 +73,7 @@ def seal_rows(
     files: SubmissionFiles,
     frames: Mapping[str | None, Any],
     rules: Rules,
-    encoder: Encoder,
+    requests: Requests,
     folder: Path,
     now: Callable[[], float],
     progress: Callable[[str], None],
@@ -84,7 +84,7 @@ def seal_rows(
         files: Where.
         frames: By partition, whatever `open_frame` takes. Each is read once.
         rules: What they must keep to.
-        encoder: Tells hash and length.
+        requests: Tells hash and length.
         folder: Where files are made before they go into the store.
         now: The clock, in seconds.
         progress: Told how far it is.
@@ -97,17 +97,21 @@ def seal_rows(
     streams = {key: open_frame(frame, what=rules.where(key)) for key, frame in frames.items()}
     for key, stream in streams.items():
         rules.check(stream.schema, key)
+        requests.check(stream.schema, rules.where(key))
     begun = {key: _begun(stream) for key, stream in streams.items()}
     telling = [stream.schema for stream, rows in begun.values() if rows]
     schema = _one_schema(telling or [stream.schema for stream in streams.values()][:1], rules)
-    writer, shares = RowsWriter(files, pa.schema([*schema, *sealed_fields()]), folder), []
+    fields = sealed_fields(own=requests.overrides is not None)
+    writer, shares = RowsWriter(files, pa.schema([*schema, *fields]), folder), []
     told = now()
     for key, (stream, _) in begun.items():
         start, digest = writer.rows, Digest(_told_apart(stream.schema))
         for block in blocks(stream):
             place = writer.rows - start
             prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
-            sealed = _sealed(_cast(block, schema, rules.where(key)), prompts, encoder)
+            named = row_names(block, place, key=rules.key, where=rules.where(key))
+            made = requests.render(block, prompts, named)
+            sealed = _sealed(_cast(block, schema, rules.where(key)), prompts, made)
             digest.add(block.append_column(REQUEST_HASH, sealed.column(REQUEST_HASH)).drop_columns([PROMPT]))
             writer.add(sealed)
             if now() - told > _TELL_EVERY:
@@ -166,20 +170,19 @@ def _cast(block: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatc
         raise InvalidInputError(f"{where} does not fit the columns of the other partitions: {error}") from error
 
 
-def _sealed(block: pa.RecordBatch, prompts: Sequence[str], encoder: Encoder) -> pa.RecordBatch:
-    """A block with the hash and the length of each row's prompt; no hash where there is nothing to ask."""
+def _sealed(block: pa.RecordBatch, prompts: Sequence[str], made: Rendered) -> pa.RecordBatch:
+    """A block with what `sealed_fields` are; no hash where there is nothing to ask."""
     import numpy as np
     import pyarrow as pa
 
-    escaped = escape_all(prompts)
-    hashes = np.frombuffer(b"".join(encoder.hashes(escaped)), np.uint64).reshape(-1, 2)
+    hashes = np.frombuffer(b"".join(made.hashes), np.uint64).reshape(-1, 2)
     if not all(prompts):
         hashes = np.where(np.array([bool(prompt) for prompt in prompts])[:, None], hashes, np.uint64(0))
-    fields = sealed_fields()
-    return pa.RecordBatch.from_arrays(
-        [*block.columns, to_binary(hashes), pa.array([len(one) for one in escaped], fields[1].type)],
-        schema=pa.schema([*block.schema, *fields]),
-    )
+    fields = sealed_fields(own=made.models is not None)
+    columns = [to_binary(hashes), pa.array([len(one) for one in made.parts], pa.int64())]
+    if made.models is not None:
+        columns += [pa.array(made.parts, pa.binary()), pa.array(made.models, pa.string())]
+    return pa.RecordBatch.from_arrays([*block.columns, *columns], schema=pa.schema([*block.schema, *fields]))
 
 
 def _check_keys(files: SubmissionFiles, shares: Sequence[PartitionRows], rules: Rules, rows: int) -> None:

@@ -103,6 +103,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: Its place in the submission, counted from 0 over all rounds.
         round: 0 is the first try.
+        model: The model that it asks; empty where that is the submission's.
         requests: How many lines its input file has.
         size: How many bytes.
         token: Tells what it asks from what another writer planned under the same number.
@@ -126,6 +127,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     round: int = 0
+    model: str = ""
     requests: int
     size: int
     token: str = ""
@@ -179,6 +181,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         provider: The provider's identity: kind and address, never the key.
         fingerprint: Hash of what all its requests share.
         parts: Hashes of what the fingerprint is made of, by name, to tell a person what changed.
+        models: The models that its rows ask, where each names its own; `model` is that of those that name none.
         rows: How many rows its partitions have.
         sealed: How many rows were sealed; some may belong to partitions that another submission goes on with.
         max_rounds: How many times a row is asked again after failures that are worth it.
@@ -203,6 +206,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     created_at: float
     rows: int
     sealed: int
+    models: tuple[str, ...] = ()
     requests: int
     max_rounds: int
     repairs: int = 0
@@ -217,6 +221,11 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     anomalies: dict[str, int] = {}
     strays: int = 0
     run_id: str | None = None
+
+    @property
+    def asks(self) -> str:
+        """The model that it asks, or all of them."""
+        return ", ".join(self.models) or self.model
 
     @property
     def round(self) -> int:

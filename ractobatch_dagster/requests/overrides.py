@@ -1,0 +1,209 @@
+"""What a row says of its own request: model, parameters, system prompt, or the whole body, each in a column."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
+from ractobatch_dagster.requests.frame import PROMPT, open_frame
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["OVERRIDES", "Overrides", "Own"]
+
+
+class Own(NamedTuple):
+    """What one row says; `None` for what it leaves to all.
+
+    `extra` is JSON, so that equal ones are told; `body` takes the place of everything else.
+    """
+
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    system: str | None = None
+    extra: str | None = None
+    body: dict[str, Any] | None = None
+
+
+OVERRIDES = Own._fields
+"""What a column may say of its row's request."""
+
+
+class Overrides:
+    """The columns by which rows say something of their own requests.
+
+    Args:
+        columns: By what it says (one of `OVERRIDES`), the column.
+
+    Raises:
+        ConfigurationError: A row can say no such thing, or a column is no name.
+    """
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        for name, column in columns.items():
+            if name not in OVERRIDES:
+                raise ConfigurationError(f"overrides: {name!r} is none of {', '.join(OVERRIDES)}.")
+            if not isinstance(column, str) or not column:
+                raise ConfigurationError(f"overrides: {name!r} needs the name of a column, and {column!r} is none.")
+        self.columns = dict(columns)
+
+    def check(self, schema: pa.Schema, where: str) -> None:
+        """Refuse a frame that lacks one of the columns.
+
+        Raises:
+            InvalidInputError: Names it.
+        """
+        absent = [(name, column) for name, column in self.columns.items() if column not in schema.names]
+        if absent:
+            name, column = absent[0]
+            raise InvalidInputError(
+                f"{where} has no column {column!r}, which overrides= names as {name!r}; its columns are {schema.names}."
+            )
+
+    def rows(self, block: pa.RecordBatch, named: Callable[[int], str]) -> list[Own]:
+        """What each row says.
+
+        Args:
+            block: Some rows.
+            named: How to call one of them in an error.
+
+        Raises:
+            InvalidInputError: A value is none such; names the row.
+        """
+        said = {name: self._read(name, block, named) for name in self.columns}
+        if not said:
+            return [Own()] * len(block)
+        return [Own(**dict(zip(said, values, strict=True))) for values in zip(*said.values(), strict=True)]
+
+    def prompts(self, frame: Any, *, what: str) -> Any:
+        """The frame with a `user_message` for every row that gives its whole body: what the last message says.
+
+        Raises:
+            InvalidInputError: A column is not there. Reading the stream raises it where a row's body is none.
+        """
+        import pyarrow as pa
+
+        if "body" not in self.columns:
+            return frame
+        stream = open_frame(frame, what=what)
+        self.check(stream.schema, what)
+        schema, text = stream.schema, pa.field(PROMPT, pa.string())
+        place = schema.get_field_index(PROMPT)
+        schema = schema.append(text) if place < 0 else schema.set(place, text)
+        return pa.RecordBatchReader.from_batches(schema, self._with_prompts(stream, schema, what))
+
+    def _with_prompts(self, stream: pa.RecordBatchReader, schema: pa.Schema, what: str) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        first = 0
+        for batch in stream:
+            start = first
+            bodies = self._read("body", batch, lambda row, start=start: f"{what}: row {start + row}")  # type: ignore[misc]
+            given = batch.column(PROMPT).cast(pa.string()).to_pylist() if PROMPT in batch.schema.names else bodies
+            prompts = [
+                text if body is None or (isinstance(text, str) and text.strip()) else _last_words(body)
+                for text, body in zip(given, bodies, strict=True)
+            ]
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | {PROMPT: pa.array(prompts, "string")}
+            yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+            first += len(batch)
+
+    def _read(self, name: str, block: pa.RecordBatch, named: Callable[[int], str]) -> list[Any]:
+        import pyarrow as pa
+
+        column = block.column(self.columns[name])
+        read, values = _READERS[name], column.to_pylist()
+        if pa.types.is_struct(column.type):
+            values = [_told(value) for value in values]
+        made = []
+        for row, value in enumerate(values):
+            try:
+                made.append(None if _unsaid(value) else read(value))
+            except ValueError as error:
+                raise InvalidInputError(f"{named(row)}: {self.columns[name]!r}, its {name}, {error}") from error
+        return made
+
+
+def _unsaid(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _told(value: Any) -> Any:
+    """A struct without its nulls: a row of a struct has every field that any row has."""
+    if isinstance(value, dict):
+        return {name: _told(part) for name, part in value.items() if part is not None}
+    return [_told(part) for part in value] if isinstance(value, list) else value
+
+
+def _last_words(body: Mapping[str, Any]) -> str:
+    content = body["messages"][-1].get("content")
+    return content if isinstance(content, str) and content.strip() else json.dumps(content, ensure_ascii=False)
+
+
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str):
+        raise ValueError(f"is no text but {value!r}")
+    return value if value.strip() else None
+
+
+def _temperature(value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number <= 2:
+        raise ValueError(f"is {value!r}, and takes 0 to 2")
+    return number
+
+
+def _max_tokens(value: Any) -> int:
+    number = _number(value)
+    if number < 1 or not number.is_integer():
+        raise ValueError(f"is {value!r}, and takes whole numbers from 1")
+    return int(number)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise ValueError(f"is no number but {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"is no number but {value!r}") from error
+
+
+def _extra(value: Any) -> str:
+    return json.dumps(_object(value), sort_keys=True)
+
+
+def _body(value: Any) -> dict[str, Any]:
+    body = _object(value)
+    messages = body.get("messages")
+    if not (isinstance(messages, list) and messages and all(isinstance(one, dict) for one in messages)):
+        raise ValueError("has no `messages`, which a request needs: a list of objects")
+    if not isinstance(body.get("model", ""), str):
+        raise ValueError(f"names no model but {body['model']!r}")
+    return body
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"is no object but {value!r}")
+    return value
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "model": _text,
+    "temperature": _temperature,
+    "max_tokens": _max_tokens,
+    "system": _text,
+    "extra": _extra,
+    "body": _body,
+}

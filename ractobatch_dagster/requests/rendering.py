@@ -1,0 +1,161 @@
+"""Rows as requests: what each adds to its line, the hash that is its identity, and the model that it asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ractobatch_dagster.errors import InvalidInputError
+from ractobatch_dagster.requests.body import RequestTemplate, is_reasoning_model
+from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
+from ractobatch_dagster.requests.overrides import Overrides, Own
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Rendered", "Requests"]
+
+_VARIANTS = 1_000
+"""So many ways of asking are kept rendered; rows that share one cost little more than those that all are alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Some rows' requests, in the order of the rows.
+
+    Attributes:
+        parts: What each adds to its line: the escaped prompt, or where rows differ in more its own part of the body.
+        hashes: The 16 bytes of each one's hash. Of a row without a prompt both mean nothing.
+        models: The model that each asks; `None` where that is the same for all.
+    """
+
+    parts: list[bytes]
+    hashes: list[bytes]
+    models: list[str | None] | None = None
+
+
+class Requests:
+    """Makes requests of rows.
+
+    Args:
+        provider: The provider's identity.
+        template: What all requests share.
+        overrides: The columns by which rows differ from it, if there are any.
+
+    Raises:
+        InvalidInputError: The template cannot be written as JSON, or has no place for a prompt.
+    """
+
+    def __init__(self, provider: str, template: RequestTemplate, overrides: Overrides | None = None) -> None:
+        self._provider, self._template, self.overrides = provider, template, overrides
+        plain = Encoder.of(provider, template)
+        self.encoder = plain if overrides is None else Encoder.of_bodies(template.endpoint)
+        self._models: dict[str, None] = {}
+        self._variant = lru_cache(_VARIANTS)(self._made)
+
+    def check(self, schema: pa.Schema, where: str) -> None:
+        """Refuse a frame that lacks a column of the overrides."""
+        if self.overrides is not None:
+            self.overrides.check(schema, where)
+
+    def check_rows(self, block: pa.RecordBatch, named: Callable[[int], str]) -> None:
+        """Refuse what a row says and what cannot be sent; `named` is how to call one in an error."""
+        if self.overrides is not None:
+            self.overrides.rows(block, named)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that rows named so far, the template's own included; empty where rows cannot name any."""
+        return tuple(self._models)
+
+    def render(self, block: pa.RecordBatch, prompts: Sequence[str], named: Callable[[int], str]) -> Rendered:
+        """The requests of some rows.
+
+        Args:
+            block: The rows.
+            prompts: The prompt of each; empty where there is nothing to ask.
+            named: How to call one of them in an error.
+
+        Raises:
+            InvalidInputError: What a row says cannot be sent; names the row.
+        """
+        if self.overrides is None:
+            escaped = escape_all(prompts)
+            return Rendered(escaped, self.encoder.hashes(escaped))
+        parts, hashes, models = [], [], list[str | None]()
+        for row, (own, prompt) in enumerate(zip(self.overrides.rows(block, named), prompts, strict=True)):
+            try:
+                part, hash_, model = self._one(own, prompt) if prompt else (b"", bytes(16), None)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{named(row)}: {error}") from error
+            parts.append(part)
+            hashes.append(hash_)
+            models.append(model)
+        self._models |= dict.fromkeys(model for model in models if model)
+        return Rendered(parts, hashes, models)
+
+    def bodies(
+        self, block: pa.RecordBatch, prompts: Sequence[str], named: Callable[[int], str]
+    ) -> list[dict[str, Any]]:
+        """The whole request body of each of some rows.
+
+        Raises:
+            InvalidInputError: As `render`.
+        """
+        if self.overrides is None:
+            return [self._template.body(prompt) for prompt in prompts]
+        own = self.overrides.rows(block, named)
+        return [self._body(one) or self._of(one).body(prompt) for one, prompt in zip(own, prompts, strict=True)]
+
+    def _one(self, own: Own, prompt: str) -> tuple[bytes, bytes, str]:
+        body = self._body(own)
+        if body is not None:
+            return body_part(body), body_hash(self._provider, self._template.endpoint, body), str(body["model"])
+        variant, escaped = self._variant(own), escape(prompt)
+        return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
+
+    def _body(self, own: Own) -> dict[str, Any] | None:
+        """The body that a row gives as a whole, but for the model where it names none."""
+        return None if own.body is None else {"model": own.model or self._template.model, **own.body}
+
+    def _made(self, own: Own) -> _Variant:
+        template = self._of(own)
+        hasher, place = Encoder.of(self._provider, template), _PLACE
+        body = template.body(place)
+        while body_part(body).count(place.encode()) != 1:
+            place += "-"
+            body = template.body(place)
+        before, _, after = body_part(body).partition(f'"{place}"'.encode())
+        return _Variant(hasher, before, after, str(body["model"]))
+
+    def _of(self, own: Own) -> RequestTemplate:
+        """The template as a row has it. A reasoning model takes no temperature: only a row's own goes to one."""
+        shared = self._template
+        model = own.model or shared.model
+        temperature = shared.temperature if own.temperature is None else own.temperature
+        if own.temperature is None and model != shared.model and is_reasoning_model(model):
+            temperature = None
+        return replace(
+            shared,
+            model=model,
+            system=own.system or shared.system,
+            temperature=temperature,
+            max_tokens=own.max_tokens or shared.max_tokens,
+            extra={**shared.extra, **(json.loads(own.extra) if own.extra else {})},
+        )
+
+
+_PLACE = "the-prompt-goes-here"
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One way of asking: what stands around the prompt in the body, and who hashes it."""
+
+    hasher: Encoder
+    before: bytes
+    after: bytes
+    model: str
