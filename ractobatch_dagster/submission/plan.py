@@ -218,6 +218,7 @@ def requeued(batch: BatchState, not_before: float = 0.0) -> BatchState:
     return BatchState(
         number=batch.number,
         round=batch.round,
+        model=batch.model,
         requests=batch.requests,
         size=batch.size,
         token=batch.token,

@@ -70,15 +70,16 @@ class Known:
         return mine
 
     def _hashes(self) -> Iterator[np.ndarray]:
-        """The hashes of the sources' rows, one source after the other; zeros where a row has no answer of its own."""
+        """The hashes of the sources' rows, one source after the other; zeros where a row has no answer to give."""
         import numpy as np
+        import pyarrow as pa
 
-        known = {state.id for _, state in self._sources}
-        for files, state in self._sources:
+        batches = [{batch.batch_id for batch in state.batches if batch.batch_id} for _, state in self._sources]
+        for (files, state), mine in zip(self._sources, batches, strict=True):
             answered, row = Answered(files, state, 0, state.sealed), 0
-            own = bool(known & set(state.sources))  # what it took over is told of by its own source
+            others = pa.array(sorted(set().union(*batches) - mine), pa.string())
             for batch in read_rows(files, 0, state.sealed, [REQUEST_HASH]):
-                there = _answered(answered.until(row + len(batch)), row, len(batch), own=own)
+                there = _answered(answered.until(row + len(batch)), row, len(batch), others)
                 yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
                 row += len(batch)
 
@@ -108,14 +109,15 @@ class Known:
         self._files.store.take(self._files.known, self._path)
 
 
-def _answered(outcomes: pa.Table, start: int, rows: int, *, own: bool) -> np.ndarray:
-    """Which of these rows have an answer, or one that is their `own` and not taken over from another source."""
+def _answered(outcomes: pa.Table, start: int, rows: int, others: pa.Array) -> np.ndarray:
+    """Which of these rows have an answer that is not from the batches of `others`, which tell of it themselves."""
     import numpy as np
     import pyarrow.compute as pc
 
     found = np.zeros(rows, dtype=bool)
     wanted = pc.equal(outcomes["status"], "ok")
-    wanted = pc.and_(wanted, pc.invert(outcomes["reused"])) if own else wanted
+    if len(others) and pc.any(outcomes["reused"]).as_py():
+        wanted = pc.and_not(wanted, pc.is_in(outcomes["batch_id"], others))
     found[outcomes.filter(wanted)["row"].to_numpy() - start] = True
     return found
 

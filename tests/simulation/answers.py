@@ -50,6 +50,7 @@ class Request:
     custom_id: str
     question: str
     verdict: Verdict
+    model: str = ""
     served: bool = False
     told_in: str = ""
     """Which file has its line, if any has."""
@@ -112,7 +113,7 @@ def read_requests(data: bytes, verdict: Callable[[str], Verdict]) -> list[Reques
     """The requests of an input file."""
     lines = [json.loads(line) for line in data.split(b"\n") if line]
     return [
-        Request(line["custom_id"], text, verdict(text))
+        Request(line["custom_id"], text, verdict(text), line["body"]["model"])
         for line in lines
         for text in (line["body"]["messages"][-1]["content"],)
     ]
@@ -152,7 +153,7 @@ def _answered(request: Request) -> dict[str, Any]:
     }
     finish = "length" if request.verdict is Verdict.TRUNCATED else "stop"
     body = {
-        "model": "gpt-4o-mini",
+        "model": request.model,
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }

@@ -18,7 +18,7 @@ from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.submission.files import read_parquet
 from tests.simulation.actors import Play, submissions, version_in
 from tests.simulation.answers import Request, Verdict, answer_to
-from tests.simulation.setting import COMMON, frame_of
+from tests.simulation.setting import COMMON, frame_of, model_of
 from tests.simulation.stage import ASSET
 from tests.simulation.world import Batch
 
@@ -99,6 +99,7 @@ class _Judge:
         found = [
             *self.play.broken,
             *self.play.orchestrator.odd,
+            *self._models(),
             *self._strays(),
             *self._paid_twice(),
             *self._attempts(),
@@ -107,6 +108,15 @@ class _Judge:
             *self._final(),
         ]
         return found, self.tally
+
+    def _models(self) -> Iterator[str]:
+        """Every question goes to its own model, and a batch has one."""
+        for batch in self.play.world.batches.values():
+            if len({request.model for request in batch.requests}) > 1:
+                yield f"batch {batch.id} asks several models"
+            for request in batch.requests:
+                if request.model != model_of(request.question, self.play.setting.models):
+                    yield f"batch {batch.id} asks {request.model} for {request.question!r}"
 
     # -- money ------------------------------------------------------------------------------------
 
@@ -259,6 +269,8 @@ class _Judge:
             return
         if status == "ok" and row["llm_text"] != answer_to(question):
             yield f"its answer is another's: {row['llm_text']!r}"
+        if status == "ok" and row["llm_model"] != model_of(question, self.play.setting.models):
+            yield f"its answer is of another model: {row['llm_model']}"
         sent = [one for one in self.sent[submission].get(question, []) if one.request.custom_id == row["custom_id"]]
         answers = {_ANSWERED[one.request.verdict] for one in sent if one.usable}
         if answers and status not in answers:

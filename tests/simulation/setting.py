@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from zlib import crc32
 
 import pyarrow as pa
 
@@ -14,7 +15,7 @@ from tests.simulation.store import StoreChances
 from tests.simulation.wire import WireChances
 from tests.simulation.world import WorldChances
 
-__all__ = ["COMMON", "Setting", "draw", "frame_of"]
+__all__ = ["COMMON", "MODEL", "Setting", "draw", "frame_of", "model_of"]
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Setting:
     """Whether it is our IO manager that writes the tables."""
     chaos: float
     """Seconds until the misfortunes end."""
+    models: int = 0
+    """How many models the rows name, each its own; none where all ask the same."""
 
 
 def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, WorldChances]:
@@ -135,14 +138,21 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
             no_last_feed=maybe(0.3),
         ),
     )
+    setting.models = random.randint(1, 3) if maybe(0.35) else 0
     return setting, chances, store, wire, world
 
 
 def frame_of(setting: Setting, key: str | None, version: int) -> pa.Table:
     """A partition's rows in one version: each version asks some new questions, and an old one never comes back."""
-    return _frame(setting.rows, setting.data, key, version)
+    return _frame(setting.rows, setting.data, key, version, setting.models)
 
 
+def model_of(question: str, models: int) -> str:
+    """The model that a question is for, which is always the same."""
+    return f"model-{crc32(question.encode()) % models}" if models else MODEL
+
+
+MODEL = "gpt-4o-mini"
 COMMON = "question of all partitions:"
 
 _KINDS = (*[""] * 6, "400", "refusal", "truncated", "poison", None)
@@ -150,7 +160,7 @@ _KINDS = (*[""] * 6, "400", "refusal", "truncated", "poison", None)
 
 
 @lru_cache(maxsize=512)
-def _frame(rows: int, data: int, key: str | None, version: int) -> pa.Table:
+def _frame(rows: int, data: int, key: str | None, version: int, models: int) -> pa.Table:
     questions: list[str | None] = []
     for row in range(rows):
         dice = Random(f"{data}/{key}/{row}")
@@ -167,10 +177,11 @@ def _frame(rows: int, data: int, key: str | None, version: int) -> pa.Table:
             questions.append(f"{kind} question {row} of {key}, version {changed}")
     if version:
         questions.append(f"question new in version {version} of {key}")
-    return pa.table(
-        {
-            "number": pa.array(range(len(questions)), pa.int64()),
-            "version": pa.array([version] * len(questions), pa.int64()),
-            "user_message": pa.array(questions, pa.string()),
-        }
-    )
+    columns = {
+        "number": pa.array(range(len(questions)), pa.int64()),
+        "version": pa.array([version] * len(questions), pa.int64()),
+        "user_message": pa.array(questions, pa.string()),
+    }
+    if models:
+        columns["model"] = pa.array([one and model_of(one, models) for one in questions], pa.string())
+    return pa.table(columns)

@@ -24,6 +24,7 @@ from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.requests import frame
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
+from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.spec import RESOURCE, BatchSpec
 from ractobatch_dagster.store import StoreClock
 from ractobatch_dagster.submission import answered, engine, reusing, rows
@@ -32,7 +33,7 @@ from ractobatch_dagster.submission.engine import Engine
 from ractobatch_dagster.submission.files import TableFiles
 from tests.simulation.orchestrator import Orchestrator, Run
 from tests.simulation.scheduler import Scheduler
-from tests.simulation.setting import draw
+from tests.simulation.setting import MODEL, draw
 from tests.simulation.store import SimulatedStore, StoreChances
 from tests.simulation.wire import Wire, client_over
 from tests.simulation.world import World
@@ -134,7 +135,8 @@ class Stage:
         return BatchSpec(
             asset=dg.AssetKey([ASSET]),
             submission_asset=dg.AssetKey([f"{ASSET}_submission"]),
-            template=RequestTemplate("gpt-4o-mini"),
+            template=RequestTemplate(MODEL),
+            overrides=Overrides({"model": "model"}) if self.setting.models else None,
             resource_key="openai_batch",
             key=None,
             partition_by=None,

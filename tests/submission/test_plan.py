@@ -197,8 +197,9 @@ def test_another_batch_is_not_taken_for_ours() -> None:
 
 def test_a_requeued_batch_is_as_it_was_planned() -> None:
     """It keeps its number, its round and the count of attempts, and nothing of the batch that was turned away."""
-    turned_away = batch(3, round=1, attempt=2, batch_id="x", status=BatchStatus.FAILED, file_id="f")
+    turned_away = batch(3, round=1, model="m", attempt=2, batch_id="x", status=BatchStatus.FAILED, file_id="f")
     again = requeued(turned_away, NOW)
+    assert again.model == "m"
     assert (again.stage, again.number, again.round, again.attempt, again.not_before) == ("planned", 3, 1, 2, NOW)
 
 

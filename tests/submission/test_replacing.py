@@ -110,6 +110,25 @@ def test_what_was_taken_over_before_is_still_there_after_replacing(slow: Bench) 
     assert max(slow.server.billed.values()) == 1
 
 
+def test_what_was_taken_over_twice_is_not_asked_again(slow: Bench) -> None:
+    """Replaced twice in a row: the second time, answers come from what the first replacement had taken over."""
+    slow.server._running.work.model.gate.set()
+    slow.finish(slow.open("a"))
+    slow.land()
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    slow.server.wait_idle()
+    second = slow.open("a", "b", "c", on_change="replace")
+    slow.server.faults = Faults(fail={500: 1.0})
+    while not second.state().batches:
+        slow.engine().advance(second)
+    third = slow.open("a", "b", "d", on_change="replace")
+    slow.server.faults = Faults()
+    slow.finish(third)
+    assert slow.answers(third) == ["ok"] * 3
+    assert slow.server.billed.total() == 3
+
+
 def test_answers_of_a_submission_that_gives_way_are_not_paid_for_again(slow: Bench) -> None:
     """It had taken them over from the landed table; the next one takes them over from it."""
     slow.server._running.work.model.gate.set()
