@@ -243,7 +243,7 @@ def test_every_option_reaches_the_asset() -> None:
         "repairs": 1, "on_change": "replace", "on_terminate": "cancel",
         "max_error_rate": 0.5, "completion_window": "1h",
         "poll_seconds": 1.5, "pieces": 3, "resource_key": "mine", "pool": "llm", "io_manager_key": "theirs",
-        "table_type": "pandas", "extra": {"seed": 1}, "blocking": False,
+        "table_type": "pandas", "extra": {"seed": 1}, "overrides": {"model": "tier"}, "blocking": False,
         "max_tokens": 7, "temperature": 0.5, "key": "id", "carry": ["id"],
     }  # fmt: skip
     component = OpenAIBatchComponent.from_attributes_dict(attributes=attributes("source: {asset: tickets}", **options))

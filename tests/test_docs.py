@@ -31,6 +31,24 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "3 rows to ask" in str(names["preview"])
 
 
+def test_the_page_of_prompts_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Likewise; its previews ask what the page says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    names: dict[str, Any] = {"__name__": "prompts"}
+    for block in blocks("prompts.md"):
+        exec(compile(block, "docs/prompts.md", "exec", dont_inherit=True), names)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
+        "gpt-4.1 Answer the ticket.",
+        "gpt-4o-mini Answer the ticket.",
+        "gpt-4.1 Beantworte die Anfrage.",
+    ]
+    assert any(line.split() == ["user_message", "Yes."] for line in said)
+
+
 def functions(page: str) -> dict[str, Callable[..., None]]:
     """The test functions of a page, by name."""
     names: dict[str, Any] = {}
