@@ -58,11 +58,11 @@ test-io: $(UV)  ## Run the tests with the DuckDB, Delta Lake and Iceberg IO mana
 	  dagster-duckdb-pandas dagster-deltalake-pandas dagster-iceberg
 	.venv-io/bin/python -m pytest -n auto --maxprocesses=8 tests/test_other_io_managers.py tests/test_io_manager.py
 
-test-ui: $(UV) requirements.lock  ## Click through Dagster's UI in Chromium (CHROMIUM=path; SCREENSHOTS=docs makes the pictures anew)
+test-ui: $(UV) requirements.lock requirements-ui.lock  ## Click through Dagster's UI in Chromium (CHROMIUM=path; SCREENSHOTS=docs makes the pictures anew)
 	$(PYTHON) -m venv --clear .venv-ui
-	$(UV) pip install --python .venv-ui/bin/python --require-hashes --quiet --requirement requirements.lock
+	$(UV) pip install --python .venv-ui/bin/python --require-hashes --quiet \
+	  --requirement requirements.lock --requirement requirements-ui.lock
 	$(UV) pip install --python .venv-ui/bin/python --no-deps --no-build-isolation --quiet --editable .
-	$(UV) pip install --python .venv-ui/bin/python --quiet playwright
 	.venv-ui/bin/python -m pytest -m ui tests/ui
 
 docs: $(UV)  ## Build the documentation as a site, into site/
@@ -79,12 +79,15 @@ format: $(READY)  ## Put imports and format right
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-lock: $(UV)  ## Refresh requirements.lock from pyproject.toml
+lock: $(UV)  ## Refresh both locks from pyproject.toml
 	$(UV) pip compile pyproject.toml --python $(BIN)/python --upgrade --quiet \
 	  --extra polars --extra local --extra ui --group dev \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --output-file requirements.lock
-	@! grep -nE '^[^#]*(://|--find-links|--(extra-)?index-url)' requirements.lock
+	$(UV) pip compile --group browser --constraints requirements.lock --python $(BIN)/python --upgrade --quiet \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --output-file requirements-ui.lock
+	@! grep -nE '^[^#]*(://|--find-links|--(extra-)?index-url)' requirements.lock requirements-ui.lock
 
 install: $(READY)  ## Build .venv, which the other targets do by themselves
 
