@@ -52,7 +52,10 @@ def cancel_job(spec: BatchSpec) -> dg.JobDefinition:
 
     name = f"{spec.op_name}_cancel_batches"
     config = inspect.Parameter("config", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=CancelConfig)
-    op = dg.op(name=name)(present(cancel_batches, name, spec.resource_key, [config], context=dg.OpExecutionContext))
+    nothing = dg.Out(dg.Nothing)  # the project's IO manager may only take assets
+    op = dg.op(name=name, out=nothing)(
+        present(cancel_batches, name, spec.resource_key, [config], context=dg.OpExecutionContext)
+    )
 
     @dg.job(
         name=f"{spec.op_name}_cancel",

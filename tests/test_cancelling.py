@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ractobatch_dagster import batch_asset, cli
+from ractobatch_dagster import ParquetIOManager, batch_asset, cli
 from ractobatch_dagster.local import Faults, LocalServer
 from tests.local.helpers import GatedModel, wait_for
 from tests.project import Project, failure
@@ -47,6 +47,15 @@ def run_job(project: Project, name: str, **config: object) -> dg.ExecuteInProces
         run_config={"ops": {f"{name}_cancel_batches": {"config": config}}},
         raise_on_error=False,
     )
+
+
+def test_the_job_has_nothing_for_an_io_manager(batch_server: LocalServer, tmp_path: Path) -> None:
+    """A project's own may only take assets, as ours does."""
+    project = project_on(batch_server, tmp_path)
+    project.defs = dg.Definitions.merge(
+        project.defs, dg.Definitions(resources={"io_manager": ParquetIOManager(root=str(tmp_path / "own"))})
+    )
+    assert run_job(project, "plain").success
 
 
 def statuses(project: Project) -> list[str]:

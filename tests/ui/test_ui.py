@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,26 @@ def test_the_sensor_speaks(page: Any, address: str) -> None:
     page.get_by_text(re.compile("Tick history|Evaluation")).first.wait_for()
 
 
-RUNS = """{ runsOrError(limit: 1) { ... on Runs { results { status assetSelection { path } } } } }"""
+RUNS = """{ runsOrError(limit: 1) { ... on Runs { results { status pipelineName assetSelection { path } } } } }"""
+BACKFILLS = "{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { status } } } }"
+
+
+def until(page: Any, address: str, query: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The newest of what the query lists, once it is as wanted."""
+    found: dict[str, Any] = {}
+    for _ in range(60):
+        data = page.request.post(f"{address}/graphql", data={"query": query}).json()["data"]
+        (listed,) = data.values()
+        found = listed["results"][0] if listed["results"] else {}
+        if found and done(found):
+            break
+        page.wait_for_timeout(1_000)
+    return found
+
+
+def ended(run: dict[str, Any]) -> bool:
+    """Whether a run did."""
+    return run["status"] in ("SUCCESS", "FAILURE")
 
 
 def test_a_submission_is_materialised_by_its_button(page: Any, address: str) -> None:
@@ -130,11 +149,27 @@ def test_a_submission_is_materialised_by_its_button(page: Any, address: str) -> 
     page.goto(f"{address}/assets/side_effect_groups_submission?view=overview")
     page.get_by_role("button", name=re.compile("Materialize")).first.click()
     page.get_by_text(re.compile("Launched run|View run")).first.wait_for()
-    status = ""
-    for _ in range(60):
-        (run,) = page.request.post(f"{address}/graphql", data={"query": RUNS}).json()["data"]["runsOrError"]["results"]
-        status = run["status"]
-        if run["assetSelection"] == [{"path": ["side_effect_groups_submission"]}] and status in ("SUCCESS", "FAILURE"):
-            break
-        page.wait_for_timeout(1_000)
-    assert status == "SUCCESS"
+    mine = [{"path": ["side_effect_groups_submission"]}]
+    run = until(page, address, RUNS, lambda one: one["assetSelection"] == mine and ended(one))
+    assert (run["assetSelection"], run["status"]) == (mine, "SUCCESS")
+
+
+def test_a_backfill_of_all_partitions_by_its_button(page: Any, address: str) -> None:
+    """It is one run, as the dialog says, and ends well; what was answered is not asked again."""
+    page.goto(f"{address}/assets/review_labels_submission?view=overview")
+    page.get_by_role("button", name=re.compile("Materialize")).first.click()
+    page.get_by_text("Backfills all partitions in a single run.").wait_for()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.get_by_role("button", name="Launch backfill").click()
+    backfill = until(page, address, BACKFILLS, lambda one: "COMPLETED" in one["status"])
+    assert backfill["status"] == "COMPLETED_SUCCESS"
+    page.goto(f"{address}/assets/review_labels_submission?view=partitions&partition=2016")
+    page.get_by_text("rows_reused").first.wait_for()
+
+
+def test_batches_are_cancelled_by_a_job(page: Any, address: str) -> None:
+    """From its launchpad, without any config."""
+    page.goto(f"{address}/locations/example/jobs/side_effect_groups_cancel/playground")
+    page.get_by_role("button", name=re.compile("Launch run", re.IGNORECASE)).first.click()
+    run = until(page, address, RUNS, lambda one: one["pipelineName"] == "side_effect_groups_cancel" and ended(one))
+    assert (run["pipelineName"], run["status"]) == ("side_effect_groups_cancel", "SUCCESS")
