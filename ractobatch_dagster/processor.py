@@ -7,7 +7,7 @@ import io
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,7 +45,7 @@ class OpenAIBatchProcessor:
 
     Args:
         model: The model, or on Azure the deployment.
-        api_key: The key; without one the `openai` client reads `OPENAI_API_KEY`.
+        api_key: The key, or a function that gives a token; without one the `openai` client reads `OPENAI_API_KEY`.
         base_url: Another server's address; without one the client reads `OPENAI_BASE_URL`, or takes OpenAI's.
         default_prompt: The prompt of every call that brings none: a `RactoPrompt`, anything else with
             `compile() -> str`, or a plain text.
@@ -70,7 +70,7 @@ class OpenAIBatchProcessor:
         self,
         model: str = "gpt-4o-mini",
         *,
-        api_key: str | None = None,
+        api_key: str | Callable[[], str] | None = None,
         base_url: str | None = None,
         default_prompt: Prompt | str | None = None,
         organization: str | None = None,

@@ -197,9 +197,22 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             workers=Workers(self.transfers, self.processes),
         )
 
-    def _address(self) -> tuple[str | None, str | None]:
+    def get_api_key(self) -> str | Callable[[], str] | None:
+        """The key; override it to give a function instead, which is asked for a token before each call.
+
+        Example:
+            ```python
+            class AzureBatchResource(OpenAIBatchResource):
+                def get_api_key(self):
+                    scope = "https://cognitiveservices.azure.com/.default"
+                    return azure.identity.get_bearer_token_provider(azure.identity.DefaultAzureCredential(), scope)
+            ```
+        """
+        return self.api_key
+
+    def _address(self) -> tuple[str | None, str | Callable[[], str] | None]:
         if self.provider != "local" or self.base_url is not None:
-            return self.base_url, self.api_key
+            return self.base_url, self.get_api_key()
         if self.store.local_path is None:
             raise ConfigurationError(
                 f"provider='local' keeps its server below the root, and {self.root!r} is no local directory. Start one "

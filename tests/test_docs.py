@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ractobatch_dagster import OpenAIBatchResource
 from ractobatch_dagster.local import LocalServer
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +50,24 @@ def test_the_page_of_prompts_runs(
         "gpt-4.1 Beantworte die Anfrage.",
     ]
     assert any(line.split() == ["user_message", "Yes."] for line in said)
+
+
+@pytest.mark.parametrize("page", ["providers.md", "deploying.md"])
+def test_resources_of_a_page_can_be_made(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it stands; Azure's own package is not needed for that."""
+    identity = types.SimpleNamespace(
+        DefaultAzureCredential=lambda: "somebody", get_bearer_token_provider=lambda who, scope: lambda: f"{who} {scope}"
+    )
+    monkeypatch.setitem(sys.modules, "azure", types.ModuleType("azure"))
+    monkeypatch.setitem(sys.modules, "azure.identity", identity)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(page):
+        exec(compile(block, f"docs/{page}", "exec", dont_inherit=True), names)
+    made = [one for one in names.values() if isinstance(one, OpenAIBatchResource)]
+    assert made
+    kinds = {name: one.get_provider().profile.kind for name, one in names.items() if name == "azure_by_identity"}
+    assert set(kinds.values()) <= {"azure"}
+    assert page != "providers.md" or kinds
 
 
 def functions(page: str) -> dict[str, Callable[..., None]]:

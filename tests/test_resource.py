@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -152,6 +155,35 @@ def test_the_key_may_be_an_environment_variable(
     project = Project(batch_server, tmp_path, asked.assets, api_key=dg.EnvVar("MY_KEY"))
     result = project.run("asked_submission")
     assert result.success, failure(result)
+
+
+def test_a_token_is_asked_for_instead_of_a_key(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Azure's identities give them, for an hour each; by assets, the sensor, and the processor's both faces."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    asked: list[str] = []
+
+    class Tokens(OpenAIBatchResource):
+        def get_api_key(self) -> Callable[[], str]:
+            def token() -> str:
+                asked.append(threading.current_thread().name)
+                return batch_server.api_key
+
+            return token
+
+    resource = Tokens(base_url=batch_server.base_url, root=str(tmp_path / "own"))
+    provider = resource.get_provider()
+    for _ in range(2):
+        provider.list_batches()
+    assert len(asked) >= 2
+    processor = resource.processor(default_prompt="Answer briefly.")
+    items = [BatchItem(custom_id="q", user_message="2+2?")]
+    assert processor.submit_and_wait(items, poll_interval_s=0.01)[0].ok
+    before = len(asked)
+    (result,) = asyncio.run(processor.asubmit_and_wait(items, poll_interval_s=0.01))
+    assert result.ok
+    assert "MainThread" not in asked[before:]
 
 
 def test_processor_uses_the_same_account(batch_server: LocalServer, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -20,7 +21,8 @@ class Account:
     """Where a provider is and how to get in; what is `None` the `openai` client reads from the environment.
 
     Attributes:
-        api_key: The key. White space around it, such as the line feed of a mounted secret, is taken off.
+        api_key: The key. White space around it, such as the line feed of a mounted secret, is taken off. Or a function
+            that gives a token, called before each request.
         base_url: The server's address. A user and password in it are sent as a header, and not shown.
         organization: OpenAI organisation.
         project: OpenAI project; batches and files belong to one.
@@ -31,7 +33,7 @@ class Account:
         patience: Seconds that the pauses between the tries of one call may take in all.
     """
 
-    api_key: str | None = None
+    api_key: str | Callable[[], str] | None = None
     base_url: str | None = None
     organization: str | None = None
     project: str | None = None
@@ -46,18 +48,14 @@ class Account:
         return f"Account(base_url={without_password(self.base_url or '')!r}, kind={self.kind!r})"
 
     def options(self) -> dict[str, Any]:
-        """The arguments for `openai.OpenAI` and `openai.AsyncOpenAI`.
+        """The arguments for `openai.OpenAI`.
 
         Raises:
             ConfigurationError: The key or the address cannot be used.
         """
-        # the key and the address are read here and not by the client: it would send a line feed, and log a password
-        key = (self.api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigurationError("The API key holds a character that no HTTP header takes. Copy it anew.")
         base_url, login = _address(self._url)
         given = {
-            "api_key": key or None,
+            "api_key": self.api_key if callable(self.api_key) else self._key(),
             "base_url": base_url or None,
             "organization": self.organization,
             "project": self.project,
@@ -67,9 +65,33 @@ class Account:
         }
         return {name: value for name, value in given.items() if value is not None}
 
+    def async_options(self) -> dict[str, Any]:
+        """The arguments for `openai.AsyncOpenAI`: a token is fetched in a thread, as it may take a call.
+
+        Raises:
+            ConfigurationError: As `options`.
+        """
+        given, token = self.options(), self.api_key
+        if callable(token):
+
+            async def fetched() -> str:
+                return await asyncio.to_thread(token)
+
+            given["api_key"] = fetched
+        return given
+
+    def _key(self) -> str | None:
+        # the key and the address are read here and not by the client: it would send a line feed, and log a password
+        given = None if callable(self.api_key) else self.api_key
+        key = (given or os.environ.get("OPENAI_API_KEY") or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigurationError("The API key holds a character that no HTTP header takes. Copy it anew.")
+        return key or None
+
     def secrets(self) -> list[str | None]:
         """What no text may hold: the key, the headers' values, the password in the address."""
-        return [self.api_key, *(self.default_headers or {}).values(), urlsplit(self._url).password]
+        key = None if callable(self.api_key) else self.api_key
+        return [key, *(self.default_headers or {}).values(), urlsplit(self._url).password]
 
     @property
     def _url(self) -> str:

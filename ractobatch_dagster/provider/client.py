@@ -178,7 +178,7 @@ class AsyncProvider(Calls):
         """The `openai` client, built when it is first needed."""
         from openai import AsyncOpenAI
 
-        return self._given or AsyncOpenAI(**self._account.options())
+        return self._given or AsyncOpenAI(**self._account.async_options())
 
     async def upload(self, source: IO[bytes], name: str) -> UploadedFile:
         """As `Provider.upload`."""
