@@ -112,6 +112,7 @@ def batch_asset(
     *,
     model: str,
     prompt: Prompt | str | None = None,
+    output: Any = None,
     template: str | None = None,
     key: str | None = None,
     temperature: float | None = None,
@@ -171,6 +172,8 @@ def batch_asset(
     Args:
         model: The model, or on Azure the deployment.
         prompt: The system prompt: a `RactoPrompt`, anything else with `compile() -> str`, a text, or none.
+        output: What an answer is to be, where the prompt does not say it: a Pydantic model, a dataclass, a TypedDict,
+            or a JSON Schema whose root is an object. Sent as a strict `response_format`; its fields become columns.
         template: Makes the column `user_message`, which the function's frame then must not have: a Jinja template over
             its columns, such as `"{{ subject }}\\n\\n{{ body }}"`. A null renders as nothing; a row whose columns are
             all null has no prompt.
@@ -262,7 +265,7 @@ def batch_asset(
         )
         sending = translator.get_asset_spec(BatchAssetData("submission", model, sending, about.key))
         request = RequestTemplate.of(
-            model, prompt, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
+            model, prompt, output=output, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
         )
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)

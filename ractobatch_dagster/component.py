@@ -112,7 +112,7 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     output: Annotated[
         str | dict[str, Any] | None,
         _words(
-            "What an answer is: the dotted path of a Pydantic model, or fields and their types.",
+            "What an answer is: the dotted path of a Pydantic model, a JSON Schema, or fields and their types.",
             examples=[
                 "my_project.schemas.Triage",
                 {"sentiment": ["good", "bad"], "products": "list[str]", "age": "int?"},

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, create_model
 
 from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.output import output_type
 
 __all__ = ["output_model_of"]
 
@@ -22,7 +23,8 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
 
     Args:
         name: What to call it, where it has no name.
-        output: The dotted path of a Pydantic model, or a mapping of fields. A field is a type (`str`, `int`, `float`,
+        output: The dotted path of a Pydantic model, a dataclass or a TypedDict; a JSON Schema (`type: object`, with
+            `properties`); or a mapping of fields. A field is a type (`str`, `int`, `float`,
             `bool`, `list[…]` of one, with a `?` behind it where there may be none), a list of the texts that are
             allowed, or a mapping: `type` or `values` or `fields` (a nested model), with `description`, `many` (a list
             of it) and `optional`.
@@ -32,6 +34,8 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
     """
     if isinstance(output, str):
         return _imported(output)
+    if output.get("type") == "object" and isinstance(output.get("properties"), Mapping):
+        return output_type(output, name=_class_name(name))
     return _model(_class_name(name), output, "output")
 
 
@@ -41,9 +45,11 @@ def _imported(path: str) -> type[BaseModel]:
         found = getattr(import_module(module), name) if module else None
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"output: {path!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise ConfigurationError(f"output: {path!r} is no Pydantic model; write `package.module.Model`, or its fields.")
-    return found
+    if isinstance(found, Mapping) or not isinstance(found, type):
+        raise ConfigurationError(
+            f"output: {path!r} is no Pydantic model or dataclass; write `package.module.Model`, or its fields."
+        )
+    return output_type(found)
 
 
 def _model(name: str, fields: Mapping[str, Any], path: str) -> type[BaseModel]:

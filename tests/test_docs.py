@@ -13,6 +13,7 @@ import pytest
 
 from ractobatch_dagster import OpenAIBatchResource
 from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.results.answers import Answers
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,6 +69,22 @@ def test_resources_of_a_page_can_be_made(page: str, monkeypatch: pytest.MonkeyPa
     kinds = {name: one.get_provider().profile.kind for name, one in names.items() if name == "azure_by_identity"}
     assert set(kinds.values()) <= {"azure"}
     assert page != "providers.md" or kinds
+
+
+def test_the_answers_of_the_page_are_columns() -> None:
+    """Each way of saying it has the types that the table below names."""
+    names: dict[str, Any] = {"__name__": __name__}
+    for block in blocks("answers.md"):
+        exec(compile(block, "docs/answers.md", "exec", dont_inherit=True), names)
+    types = {
+        name: [str(field.type) for field in Answers(names[name].spec.template.output_type).fields]
+        for name in ("triage", "complaints", "visits")
+    }
+    assert types == {
+        "triage": ["dictionary<values=string, indices=int32, ordered=0>", "int64", "list<item: string>"],
+        "complaints": ["list<item: struct<name: string, broken: bool>>", "double"],
+        "visits": ["timestamp[us, tz=UTC]", "int64", "struct<city: string>"],
+    }
 
 
 def functions(page: str) -> dict[str, Callable[..., None]]:

@@ -215,7 +215,19 @@ DAGSTER_LAYER = {
     *("computing", "translator", "cancelling", "component", "scaffolding"),
     *("yaml_checks", "yaml_output", "yaml_partitions", "yaml_source"),
 }
-CORE = ("attachment", "errors", "json_schema", "models", "inspecting", "operating", "processor", "prompt", "secrecy")
+CORE = (
+    "attachment",
+    "errors",
+    "json_schema",
+    "output",
+    "schema_model",
+    "models",
+    "inspecting",
+    "operating",
+    "processor",
+    "prompt",
+    "secrecy",
+)
 CORE += ("processes", "store", "table_file", "tending")
 CORE += ("local", "provider", "requests", "results", "submission")
 
@@ -259,7 +271,10 @@ ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
     ("homes", "never"),
     [
         (("errors",), {"models", "provider", "requests", "results", "prompt", *ABOVE}),
-        (("models", "json_schema", "attachment", "prompt"), {"provider", "requests", "results", *ABOVE}),
+        (
+            ("models", "json_schema", "schema_model", "output", "attachment", "prompt"),
+            {"provider", "requests", "results", *ABOVE},
+        ),
         (("provider",), {"requests", "results", *ABOVE}),
         (("requests",), {"results", *ABOVE}),
         (("results",), ABOVE),

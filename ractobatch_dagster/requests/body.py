@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.json_schema import response_format
+from ractobatch_dagster.output import output_type
 from ractobatch_dagster.prompt import Prompt, compiled, output_model
 
 __all__ = ["CHAT", "RequestTemplate", "is_reasoning_model"]
@@ -51,10 +53,24 @@ class RequestTemplate:
     endpoint: str = CHAT
 
     @classmethod
-    def of(cls, model: str, prompt: Prompt | str | None, **options: Any) -> RequestTemplate:
-        """The template of a model and a prompt, or of no prompt at all."""
-        system = None if prompt is None else compiled(prompt)
-        return cls(model, system, output_model(prompt), **options)
+    def of(cls, model: str, prompt: Prompt | str | None, *, output: Any = None, **options: Any) -> RequestTemplate:
+        """The template of a model and a prompt, or of no prompt at all.
+
+        Args:
+            model: The model.
+            prompt: The prompt; it may name an output model.
+            output: What answers are to be, where the prompt does not say it: whatever `output_type` takes.
+            options: As the attributes.
+
+        Raises:
+            ConfigurationError: The prompt or the output is none; or both say what answers are to be.
+        """
+        system, wanted = None if prompt is None else compiled(prompt), output_model(prompt)
+        if output is not None and wanted not in (None, output):
+            raise ConfigurationError(
+                f"The prompt wants answers to be {wanted!r}, and `output` says otherwise. Drop one."
+            )
+        return cls(model, system, wanted if output is None else output_type(output), **options)
 
     def body(
         self,

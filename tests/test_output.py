@@ -1,0 +1,260 @@
+"""What an answer may be said to be: dataclasses, TypedDicts and JSON Schemas, beside Pydantic models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ValidationError
+
+from ractobatch_dagster import ConfigurationError, OpenAIBatchComponent, RactoPrompt, batch_asset
+from ractobatch_dagster.json_schema import response_format
+from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.output import output_type
+from ractobatch_dagster.results.answers import Answers
+from ractobatch_dagster.schema_model import model_of_schema
+from tests.project import Project
+from tests.test_assets import TEXTS
+from tests.test_json_schema import Cat, FreeForm, Kinds, Node, Words, Zoo
+
+
+@dataclasses.dataclass
+class Product:
+    """Something sold."""
+
+    name: str
+    price: Annotated[float, Field(ge=0, description="In euro.")] = 0.0
+
+
+@dataclasses.dataclass
+class Ticket:
+    sentiment: Literal["positive", "negative"]
+    products: list[Product]
+    note: str | None = dataclasses.field(default=None, metadata={"description": "What else there is."})
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+class Place(TypedDict):
+    """Where."""
+
+    city: str
+    zip: NotRequired[str]
+
+
+class Visit(TypedDict, total=False):
+    places: list[Place]
+    by: dict[str, Place]
+
+
+class ProductModel(BaseModel):
+    """Something sold."""
+
+    name: str
+    price: float = Field(default=0.0, ge=0, description="In euro.")
+
+
+class TicketModel(BaseModel):
+    sentiment: Literal["positive", "negative"]
+    products: list[ProductModel]
+    note: str | None = Field(default=None, description="What else there is.")
+    tags: list[str] = []
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """What the API is sent, whatever the models are called."""
+    return json.loads(
+        json.dumps(response_format(model)).replace("ProductModel", "Product").replace("TicketModel", "Ticket")
+    )
+
+
+def test_a_dataclass_is_a_model_of_its_fields() -> None:
+    """With defaults, descriptions and constraints, those of nested ones as well."""
+    made = output_type(Ticket)
+    assert schema_of(made) == schema_of(TicketModel)
+    assert [field.type for field in Answers(made).fields] == [field.type for field in Answers(TicketModel).fields]
+    assert made.model_validate_json('{"sentiment": "positive", "products": [{"name": "a"}]}').products[0].price == 0.0  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match="price"):
+        made.model_validate({"sentiment": "positive", "products": [{"name": "a", "price": -1}]})
+
+
+def test_a_typed_dict_is_a_model_of_its_keys() -> None:
+    """What may be missing may be null, as strict mode leaves nothing out."""
+    made = output_type(Visit)
+    types = {field.name: field.type for field in Answers(made).fields}
+    place = pa.struct([("city", pa.string()), ("zip", pa.string())])
+    assert types == {"places": pa.list_(place), "by": pa.map_(pa.string(), place)}
+    assert made.model_validate({"places": [{"city": "x"}]}).model_dump() == {
+        "places": [{"city": "x", "zip": None}],
+        "by": None,
+    }
+    with pytest.raises(ValidationError, match="city"):
+        made.model_validate({"places": [{"zip": "1"}]})
+
+
+@pytest.mark.parametrize("model", [Node, Cat, Zoo, Words, FreeForm, TicketModel])
+def test_a_schema_asks_what_its_model_asks(model: type[BaseModel]) -> None:
+    """A Pydantic model's own schema, read back, is sent as the model would be, and has the same columns."""
+    made = model_of_schema(model.model_json_schema())
+    assert response_format(made) == response_format(model)
+    columns, wanted = ([(one.name, one.type) for one in Answers(each).fields] for each in (made, model))
+    assert columns == wanted
+
+
+def test_formats_become_values() -> None:
+    """Dates, times, identifiers; constants of an enum; and a set as a list without repeats."""
+    types = {field.name: str(field.type) for field in Answers(model_of_schema(Kinds.model_json_schema())).fields}
+    assert types["day"] == "date32[day]"
+    assert types["at"] == "timestamp[us, tz=UTC]"
+    assert types["colour"] == "dictionary<values=string, indices=int32, ordered=0>"
+    assert types["level"] == "int64"
+    assert types["tags"] == "list<item: string>"
+
+
+SCALARS = st.one_of(
+    st.just({"type": "string"}), st.just({"type": "boolean"}), st.just({"type": "null"}),
+    st.builds(lambda low: {"type": "integer", "minimum": low, "maximum": low + 5}, st.integers(-9, 9)),
+    st.builds(lambda most: {"type": "number", "maximum": most}, st.integers(-9, 9)),
+    st.builds(lambda least: {"type": "string", "minLength": least, "maxLength": least + 2}, st.integers(0, 3)),
+    st.lists(st.sampled_from(["a", "b", 1, 2, None]), min_size=1, unique=True).map(lambda words: {"enum": words}),
+)  # fmt: skip
+
+
+def objects(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Schemas of objects with some required properties."""
+
+    def made(properties: dict[str, Any], optional: set[str], closed: bool) -> dict[str, Any]:
+        required = [name for name in properties if name not in optional]
+        node = {"type": "object", "properties": properties, "required": required}
+        return {**node, "additionalProperties": False} if closed else node
+
+    names = st.sampled_from(["a", "title", "default", "type", "first name", "copy", "json"])
+    return st.builds(made, st.dictionaries(names, inner, min_size=1, max_size=4), st.sets(names), st.booleans())
+
+
+def arrays(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Schemas of lists."""
+    return st.builds(lambda item, most: {"type": "array", "items": item, "maxItems": most}, inner, st.integers(1, 3))
+
+
+SCHEMAS = objects(st.recursive(SCALARS, lambda inner: objects(inner) | arrays(inner), max_leaves=6))
+
+
+def an_instance(schema: dict[str, Any], draw: st.DataObject) -> Any:
+    """Something that the schema allows."""
+    if "enum" in schema:
+        return draw.draw(st.sampled_from(schema["enum"]))
+    kind = schema["type"]
+    if kind == "object":
+        there = [name for name in schema["properties"] if name in schema["required"] or draw.draw(st.booleans())]
+        return {name: an_instance(schema["properties"][name], draw) for name in there}
+    if kind == "array":
+        return [an_instance(schema["items"], draw) for _ in range(draw.draw(st.integers(0, schema["maxItems"])))]
+    simple: dict[str, st.SearchStrategy[Any]] = {
+        "string": st.text("xyz", min_size=schema.get("minLength", 0), max_size=schema.get("maxLength", 5)),
+        "boolean": st.booleans(), "null": st.none(),
+        "integer": st.integers(schema.get("minimum"), schema.get("maximum")),
+        "number": st.integers(-99, schema.get("maximum", 9)),
+    }  # fmt: skip
+    return draw.draw(simple[kind])
+
+
+@given(schema=SCHEMAS, draw=st.data())
+def test_what_a_schema_allows_is_read(schema: dict[str, Any], draw: st.DataObject) -> None:
+    """Any instance becomes a row of columns with the properties' names, and no value is lost."""
+    value = an_instance(schema, draw)
+    answers = Answers(model_of_schema(schema))
+    arrays, problems = answers.read([json.dumps(value)])
+    assert problems == [None]
+    row = {field.name: array.to_pylist()[0] for field, array in zip(answers.fields, arrays, strict=True)}
+    assert list(row) == list(schema["properties"])
+    for name, part in value.items():
+        if isinstance(part, str | bool) and isinstance(row[name], type(part)):
+            assert row[name] in (part, json.dumps(part))  # constants of several kinds are JSON text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"if": {}, "type": "string"}, "output.a: `if` is not understood"),
+        ({"not": {}}, "output.a: a schema needs a `type`"),
+        ({"type": "text"}, "output.a: a schema needs a `type`"),
+        ({"$ref": "#/$defs/B"}, "output.a: the schema has no '#/"),
+        ({"items": {"enum": [[1]]}, "type": "array"}, r"output.a\[\]: constants are"),
+        ({"type": "string", "pattern": "("}, "the pattern '\\(' is none"),
+        ({"allOf": [{}, {}]}, "output.a: `allOf` of several"),
+        ({"type": "object", "properties": {"_b": {}}}, "output.a._b: a column cannot have this name"),
+        (3, "output.a: 3 is no schema"),
+    ],
+)
+def test_what_no_answer_can_be_held_to_is_refused(wrong: Any, why: str) -> None:
+    """When the asset is defined, with the path."""
+    with pytest.raises(ConfigurationError, match=why):
+        output_type({"type": "object", "properties": {"a": wrong}})
+
+
+@pytest.mark.parametrize("wrong", [{"type": "array", "items": {}}, {"type": "object"}, {}])
+def test_a_root_is_an_object(wrong: Any) -> None:
+    """As the API wants it."""
+    with pytest.raises(ConfigurationError, match="the root of a schema must be an object"):
+        output_type(wrong)
+
+
+def test_anything_else_is_no_output() -> None:
+    """A type of another kind."""
+    with pytest.raises(ConfigurationError, match="is no Pydantic model, dataclass, TypedDict or JSON Schema"):
+        output_type(int)
+
+
+def test_a_prompt_and_an_output_must_not_differ() -> None:
+    """Two answers to one question; the very same is none too many."""
+    prompt = RactoPrompt(instructions="Label.", output_format=TicketModel)
+    with pytest.raises(ConfigurationError, match="`output` says otherwise"):
+        batch_asset(model="m", prompt=prompt, output=Cat, name="a")(lambda: None)
+    assert batch_asset(model="m", prompt=prompt, output=TicketModel, name="a")(lambda: None).spec.template.output_type
+
+
+SCHEMA = {
+    "title": "Label",
+    "type": "object",
+    "properties": {
+        "sentiment": {"enum": ["positive", "neutral", "negative"], "description": "How it sounds."},
+        "score": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["sentiment"],
+}
+
+
+def test_a_schema_gives_typed_columns(batch_server: LocalServer, tmp_path: Path) -> None:
+    """From the decorator with a plain prompt, and from YAML."""
+
+    @batch_asset(model="gpt-4o-mini", prompt="Label the text.", output=SCHEMA, name="labels")
+    def frame() -> pd.DataFrame:
+        return pd.DataFrame({"user_message": TEXTS})
+
+    project = Project(batch_server, tmp_path, frame.assets)
+    assert project.run("labels_submission").success
+    project.land()
+    table = project.load("labels", kind=pa.Table)
+    assert table["sentiment"].to_pylist()[:2] == ["positive", "negative"]
+    assert table.schema.field("sentiment").metadata == {b"description": b"How it sounds."}
+    assert str(table.schema.field("score").type) == "int64"
+    component = OpenAIBatchComponent.from_attributes_dict(
+        attributes={
+            "name": "labels",
+            "model": "gpt-4o-mini",
+            "source": {"asset": "x"},
+            "prompt": "Label the text.",
+            "output": SCHEMA,
+        }
+    )
+    made = component.build_batch_asset(tmp_path)
+    assert made.spec.template.body("x") == frame.spec.template.body("x")
+    assert isinstance(made.table, dg.AssetsDefinition)
