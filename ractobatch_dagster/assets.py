@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -15,7 +16,7 @@ from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.chosen_checks import BatchCheck
 from ractobatch_dagster.computing import all_in_one, asset_of, storage, submission_step, table_step
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.previewing import preview_asset
+from ractobatch_dagster.previewing import estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
@@ -27,6 +28,7 @@ from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate, TableType
 from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.submission.estimating import Estimate
     from ractobatch_dagster.submission.opening import OnChange
     from ractobatch_dagster.submission.previewing import Preview
 
@@ -105,6 +107,39 @@ class BatchAsset:
             rows=rows,
             seed=seed,
             partition=partition,
+        )
+
+    def estimate(
+        self,
+        resource: OpenAIBatchResource,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        partition: str | None = None,
+        inputs: str | Path | None = None,
+    ) -> Estimate:
+        """Count what a submission would ask and cost, and send nothing.
+
+        The function is called as in a run, and its rows are checked, hashed and cut into batches as they would be;
+        answers that were paid for count as such. Tokens are counted in some hundred requests, where the extra `tokens`
+        is installed, and the rest is told from their lengths.
+
+        Args:
+            resource: The account, whose key is not used, and the store.
+            arguments: What the function takes, by name: frames, config, resources.
+            partition: The partition that the function's context names.
+            inputs: A folder for the input files, as they would be sent.
+
+        Raises:
+            ConfigurationError: Something that the function takes is not there.
+            InvalidInputError: A row or a column cannot be sent.
+        """
+        return estimate_asset(
+            self.spec,
+            self.signature,
+            resource,
+            arguments or {},
+            partition=partition,
+            inputs=None if inputs is None else Path(inputs),
         )
 
 
@@ -210,7 +245,7 @@ def batch_asset(
         poll_seconds: Seconds between looks in a blocking run.
         pieces: In how many pieces the heavy steps (input files and uploads; downloads and reading) are cut at most.
             More than one makes both assets graphs, whose steps the run's executor spreads: multiprocess, Celery, Dask,
-            Kubernetes. Their config has no `preview_rows`; `BatchAsset.preview` works all the same.
+            Kubernetes. Their config has no `preview_rows`; the methods of `BatchAsset` work all the same.
         resource_key: The key of the `OpenAIBatchResource`.
         asset_key: The table's key, instead of `name` and `key_prefix`.
         name: The table's name, instead of the function's.

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster.errors import ConfigurationError, RactobatchError
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.assets import BatchAsset
     from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.store import Store
     from ractobatch_dagster.submission.plan import Progress
@@ -61,20 +63,11 @@ def add_commands(commands: Any) -> None:
     collecting.add_argument("--days", type=float, default=30.0, help="how old it must be (default: %(default)s)")
     collecting.add_argument("--store-only", action="store_true", help="leave the provider's files alone")
     collecting.add_argument("--yes", action="store_true", help="delete; otherwise it is only said what would be")
-    trying = _provider(_root(add("preview", _preview, "answer a few rows of a batch asset at once", _PREVIEW)))
-    trying.add_argument(
-        "asset", metavar="MODULE:NAME", help="where the batch asset is, such as my_project.assets:labels"
-    )
-    trying.add_argument(
-        "--frame",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="what its function takes, as Parquet or CSV",
-    )
+    trying = _asset(_provider(_root(add("preview", _preview, "answer a few rows of a batch asset at once", _PREVIEW))))
     trying.add_argument("--rows", type=int, default=5, help="how many (default: %(default)s)")
     trying.add_argument("--seed", type=int, help="draw them at random, with this seed, instead of the first")
-    trying.add_argument("--partition", metavar="KEY", help="the partition that the function's context names")
+    counting = _asset(_provider(_root(add("estimate", _estimate, "count what a batch asset would ask", _ESTIMATE))))
+    counting.add_argument("--inputs", metavar="FOLDER", help="write the input files there, as they would be sent")
 
 
 _STATUS = """Ends with 1 if something needs a person: a batch that is stuck, answers that nobody collects, a table that
@@ -99,6 +92,19 @@ that have landed, whose answers are in the store. Nothing that is open or that a
 
 _PREVIEW = """Calls its function with the frames given, sends a few of the rows to the endpoint that answers at once, at
 its full price, and shows the answers and what all rows would cost at the batch rate. Nothing is stored."""
+
+
+_ESTIMATE = """Calls its function with the frames given, and says how many requests, batches and tokens its rows make
+and what they cost at the batch rate. Answers that the root has already are not counted. Nothing is sent, and no key is
+needed."""
+
+
+def _asset(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    add = parser.add_argument
+    add("asset", metavar="MODULE:NAME", help="where the batch asset is, such as my_project.assets:labels")
+    add("--frame", action="append", default=[], metavar="NAME=FILE", help="what its function takes: Parquet or CSV")
+    add("--partition", metavar="KEY", help="the partition that the function's context names")
+    return parser
 
 
 def _root(parser: argparse.ArgumentParser, *, as_json: bool = True) -> argparse.ArgumentParser:
@@ -274,8 +280,9 @@ def _gc(arguments: Arguments) -> None:
     )
 
 
-def _preview(arguments: Arguments) -> None:
-    from ractobatch_dagster.previewing import preview_files
+def _named_asset(arguments: Arguments) -> tuple[BatchAsset, dict[str, Any]]:
+    """The asset that is named, and what its function takes."""
+    from ractobatch_dagster.previewing import loaded_from_files
 
     module, _, name = arguments.asset.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
@@ -283,12 +290,39 @@ def _preview(arguments: Arguments) -> None:
         asset = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"There is no {arguments.asset!r}: {error}. Give MODULE:NAME.") from error
+    return loaded_from_files(asset, dict(one.partition("=")[::2] for one in arguments.frame))
+
+
+def _estimate(arguments: Arguments) -> None:
+    from ractobatch_dagster.resource import OpenAIBatchResource
+
+    asset, given = _named_asset(arguments)
+    with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
+        resource = OpenAIBatchResource(
+            api_key="not used",
+            root=arguments.root or folder,
+            base_url=arguments.base_url,
+            provider=arguments.provider,
+            deployment=arguments.deployment,
+            store_options=dict(option.partition("=")[::2] for option in arguments.store_option),
+        )
+        made = asset.estimate(resource, given, partition=arguments.partition, inputs=arguments.inputs)
+    if arguments.json:
+        _say_json(asdict(made))
+    else:
+        _say(str(made))
+
+
+def _preview(arguments: Arguments) -> None:
+    from ractobatch_dagster.previewing import preview_asset
+
+    asset, given = _named_asset(arguments)
     store = _store(arguments) if arguments.root else None  # it is needed for the local server only
-    frames = dict(one.partition("=")[::2] for one in arguments.frame)
-    made = preview_files(
-        asset,
+    made = preview_asset(
+        asset.spec,
+        asset.signature,
         _connect(arguments, store),
-        frames,
+        given,
         rows=arguments.rows,
         seed=arguments.seed,
         partition=arguments.partition,

@@ -1,10 +1,11 @@
-"""A preview in Dagster: a run of the submission that asks a few rows at once, shows them, and lands nothing."""
+"""Looking before paying, in Dagster: a few rows asked at once, or all of them counted. Nothing lands."""
 
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,20 @@ from ractobatch_dagster.signature import Signature
 from ractobatch_dagster.spec import BatchSpec
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.assets import BatchAsset
     from ractobatch_dagster.provider.client import Provider
+    from ractobatch_dagster.submission.estimating import Estimate
     from ractobatch_dagster.submission.previewing import Preview
 
-__all__ = ["PreviewConfig", "preview_asset", "preview_files", "preview_run", "previewable"]
+__all__ = [
+    "PreviewConfig",
+    "estimate_asset",
+    "estimate_run",
+    "loaded_from_files",
+    "preview_asset",
+    "preview_run",
+    "previewable",
+]
 
 
 class PreviewConfig(dg.Config):
@@ -36,6 +47,11 @@ class PreviewConfig(dg.Config):
         "with an estimate for all rows. Nothing is submitted, and nothing is materialised.",
     )
     preview_random: bool = Field(default=False, description="Preview rows drawn at random instead of the first.")
+    estimate: bool = Field(
+        default=False,
+        description="Only count rows, requests, batches, tokens and cost, and show them. Nothing is sent at all, and "
+        "nothing is materialised.",
+    )
 
 
 def previewable(signature: Signature) -> Signature:
@@ -94,6 +110,53 @@ def preview_run(
     context.log_event(dg.AssetObservation(context.asset_key, metadata=shown))
 
 
+def estimate_run(
+    context: dg.AssetExecutionContext,
+    resource: OpenAIBatchResource,
+    frames: Mapping[str | None, Any],
+    *,
+    spec: BatchSpec,
+) -> None:
+    """Estimate these frames, and tell it in the log and as an observation of the submission."""
+    from ractobatch_dagster.submission.estimating import estimate
+
+    made = estimate(
+        frames,
+        spec.terms(resource, context.run.run_id),
+        table=spec.table(resource),
+        now=resource.now,
+        progress=context.log.info,
+    )
+    context.log.info(f"Estimate of {spec.name!r}; nothing was sent.\n\n{made}")
+    shown = {name: value for name, value in asdict(made).items() if value is not None}
+    context.log_event(dg.AssetObservation(context.asset_key, metadata={**shown, "estimate": str(made)}))
+
+
+def estimate_asset(
+    spec: BatchSpec,
+    signature: Signature,
+    resource: OpenAIBatchResource,
+    arguments: Mapping[str, Any],
+    *,
+    partition: str | None,
+    inputs: Path | None,
+) -> Estimate:
+    """Call the asset's function outside any run, and estimate its frame.
+
+    Raises:
+        ConfigurationError: Something that the function takes is not there.
+    """
+    from ractobatch_dagster.submission.estimating import estimate
+
+    return estimate(
+        {partition: _frame(spec, signature, arguments, partition)},
+        spec.terms(resource, ""),
+        table=spec.table(resource),
+        inputs=inputs,
+        now=time.time,
+    )
+
+
 def preview_asset(
     spec: BatchSpec,
     signature: Signature,
@@ -110,38 +173,34 @@ def preview_asset(
         ConfigurationError: Something that the function takes is not there.
     """
     from ractobatch_dagster.submission.previewing import preview
-    from ractobatch_dagster.submitting import frame_of
 
-    if set(signature.names) != set(arguments):
-        takes, given = (", ".join(names) or "nothing" for names in (signature.names, arguments))
-        raise ConfigurationError(f"The function of {spec.name!r} takes {takes}; the preview was given {given}.")
-    frame = frame_of(dg.build_asset_context(partition_key=partition), arguments, spec, signature)
+    frame = _frame(spec, signature, arguments, partition)
     return preview(
         {partition: frame}, spec.rules, spec.template, provider, overrides=spec.overrides, rows=rows, seed=seed
     )
 
 
-def preview_files(
-    asset: Any,
-    provider: Provider,
-    frames: Mapping[str, str],
-    *,
-    rows: int,
-    seed: int | None,
-    partition: str | None,
-) -> Preview:
-    """Preview a batch asset with frames from files, each loaded as its function's annotation says.
+def _frame(spec: BatchSpec, signature: Signature, arguments: Mapping[str, Any], partition: str | None) -> Any:
+    from ractobatch_dagster.submitting import frame_of
+
+    if set(signature.names) != set(arguments):
+        takes, given = (", ".join(names) or "nothing" for names in (signature.names, arguments))
+        raise ConfigurationError(f"The function of {spec.name!r} takes {takes}; it was given {given}.")
+    return frame_of(dg.build_asset_context(partition_key=partition), arguments, spec, signature)
+
+
+def loaded_from_files(asset: Any, frames: Mapping[str, str]) -> tuple[BatchAsset, dict[str, Any]]:
+    """A batch asset, and what its function takes from files, each loaded as its annotation says.
 
     Raises:
-        ConfigurationError: It is no batch asset, or takes something else.
+        ConfigurationError: It is no batch asset.
     """
     from ractobatch_dagster.assets import BatchAsset
 
     if not isinstance(asset, BatchAsset):
         raise ConfigurationError(f"{asset!r} is no batch asset: name what `@batch_asset` made.")
     annotations = {one.name: one.annotation for one in asset.signature.parameters}
-    arguments = {name: _loaded(file, annotations.get(name, Any)) for name, file in frames.items()}
-    return preview_asset(asset.spec, asset.signature, provider, arguments, rows=rows, seed=seed, partition=partition)
+    return asset, {name: _loaded(file, annotations.get(name, Any)) for name, file in frames.items()}
 
 
 def _loaded(file: str, annotation: Any) -> Any:

@@ -12,7 +12,7 @@ import dagster as dg
 from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
 from ractobatch_dagster.metadata import Held, submission_metadata
-from ractobatch_dagster.previewing import PreviewConfig, preview_run
+from ractobatch_dagster.previewing import PreviewConfig, estimate_run, preview_run
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
@@ -37,11 +37,14 @@ def submit_run(
     signature: Signature,
     settings: PreviewConfig | None = None,
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Submit, and say how much went where; or only preview, which yields nothing."""
-    if settings is not None and settings.preview_rows:
+    """Submit, and say how much went where; or only preview or estimate, which yields nothing."""
+    if settings is not None and (settings.preview_rows or settings.estimate):
         with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
             frames = frames_of(context, arguments, spec, signature, Path(folder))
-            preview_run(context, resource, frames, settings, spec=spec)
+            if settings.estimate:
+                estimate_run(context, resource, frames, spec=spec)
+            else:
+                preview_run(context, resource, frames, settings, spec=spec)
         return
     opened = submit(context, resource, arguments, spec=spec, signature=signature)
     yield told(context, resource, opened.submissions, spec=spec)

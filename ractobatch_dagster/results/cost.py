@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from genai_prices.types import PriceCalculation
 
-__all__ = ["batch_cost", "batch_costs", "prompts_cost"]
+__all__ = ["answers_cost", "batch_cost", "batch_costs", "prompts_cost"]
 
 _MILLION = 1_000_000.0
 
@@ -42,6 +42,12 @@ def prompts_cost(model: str, tokens: int) -> float | None:
     """
     cost = batch_cost(model, _SHORT, 0, 0)
     return None if cost is None else cost * tokens / _SHORT
+
+
+def answers_cost(model: str, tokens: int) -> float | None:
+    """US dollars for the output tokens of many requests together at the batch rate, or `None` where it is not known."""
+    costs = [batch_cost(model, _SHORT, 0, made) for made in (0, _SHORT)]
+    return None if costs[0] is None or costs[1] is None else (costs[1] - costs[0]) * tokens / _SHORT
 
 
 _SHORT = 1_000

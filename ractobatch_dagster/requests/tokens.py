@@ -1,0 +1,61 @@
+"""How many tokens a request has, counted without a network by `bpe-openai`, where that is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["counter", "encoding_name"]
+
+# GPT-4 and 3.5, and the embeddings, have the older vocabulary; GPT-4o, 4.1, 4.5, 5 and the o-models the newer one
+_OLDER = re.compile(r"^(?:ft:)?(?:gpt-4(?![.o]|-?5)|gpt-3|gpt-35|text-embedding)")
+
+_A_MESSAGE, _ALL = 3, 3
+"""What stands around a message, and before the answer (OpenAI's cookbook, "How to count tokens")."""
+
+
+def encoding_name(model: str) -> str:
+    """The vocabulary of a model; one that is not OpenAI's is taken for its newest."""
+    return "cl100k_base" if _OLDER.match(model) else "o200k_base"
+
+
+def counter(model: str) -> Callable[[Mapping[str, Any]], int] | None:
+    """Counts the input tokens of a chat request's body; `None` where no tokenizer is installed.
+
+    Messages and their texts are counted as OpenAI documents it. Of a schema and of tools the JSON is counted, since how
+    the provider words them is not known; pictures are not counted.
+    """
+    count = _tokenizer(encoding_name(model))
+    return None if count is None else lambda body: _tokens(body, count)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str) -> Callable[[str], int] | None:
+    try:
+        import bpe_openai
+    except ImportError:
+        return None
+    encode = bpe_openai.get_encoding(name).encode_ordinary
+    return lambda text: len(encode(text))
+
+
+def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
+    total = _ALL
+    for message in body.get("messages", ()):
+        total += _A_MESSAGE
+        for name, value in message.items():
+            total += _of(value, count) + (name == "name")
+    schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+    others = [part for part in (schema, body.get("tools")) if part]
+    return total + sum(count(json.dumps(part, ensure_ascii=False, separators=(",", ":"))) for part in others)
+
+
+def _of(value: Any, count: Callable[[str], int]) -> int:
+    if isinstance(value, str):
+        return count(value)
+    if isinstance(value, list):
+        return sum(_of(part.get("text"), count) if isinstance(part, dict) else _of(part, count) for part in value)
+    return count(json.dumps(value, ensure_ascii=False)) if isinstance(value, dict) else 0
