@@ -42,7 +42,7 @@ class Known:
         self._sources = [
             (source, version.state)
             for source, version in loaded
-            if version is not None and files.store.exists(source.rows(0))
+            if version is not None and source.store.exists(source.rows(0))
         ]
         self._path = folder / "known.parquet"
         self._refused: list[dict[str, Any]] = []
