@@ -289,16 +289,18 @@ def batch_asset(
             metadata=metadata,
             **said,
         )
+        sender = _submission_key(about.key)
         about = translator.get_asset_spec(BatchAssetData("table", model, about))
-        *prefix, last = about.key.path
         sending = dg.AssetSpec(
-            dg.AssetKey([*prefix, f"{last}_submission"]),
+            sender,
             kinds={"openai", *(kinds or ())},
             description=f"Sends the prompts of `{'/'.join(about.key.path)}` to the Batch API; ends as soon as the "
             "batches exist.",
             **said,
         )
         sending = translator.get_asset_spec(BatchAssetData("submission", model, sending, about.key))
+        if sending.key == sender:  # of a rule that is about tables alone
+            sending = sending.replace_attributes(key=_submission_key(about.key))
         request = RequestTemplate.of(
             model, prompt, output=output, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
         )
@@ -421,6 +423,11 @@ def _table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | N
     if prefix is not None:
         raise ConfigurationError("Give `asset_key`, or `name` and `key_prefix`, not both.")
     return asset_key if isinstance(asset_key, dg.AssetKey) else dg.AssetKey(asset_key)
+
+
+def _submission_key(table: dg.AssetKey) -> dg.AssetKey:
+    *prefix, last = table.path
+    return dg.AssetKey([*prefix, f"{last}_submission"])
 
 
 def _carried(carry: Sequence[str] | None, key: str | None) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import dagster as dg
 from dagster.components.resolved.core_models import ResolvedAssetAttributes
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel
 
 from ractobatch_dagster.assets import BatchAsset, build_batch_assets
@@ -15,6 +16,7 @@ from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
 from ractobatch_dagster.spec import TableType
+from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
 from ractobatch_dagster.yaml_checks import Check
 from ractobatch_dagster.yaml_output import output_model_of
 from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
@@ -61,6 +63,16 @@ def _partitions(context: dg.ResolutionContext, said: Partitions) -> Partitions:
 def _words(description: str, **more: Any) -> dg.Resolver:
     resolver: dg.Resolver = dg.Resolver.default(description=description, **more)
     return resolver
+
+
+@dataclass(frozen=True)
+class _Translated(BatchAssetTranslator):
+    """What the YAML says of both assets."""
+
+    translation: TranslationFn[BatchAssetData]
+
+    def get_asset_spec(self, data: BatchAssetData) -> dg.AssetSpec:
+        return self.translation(data.default_spec, data)
 
 
 @dg.scaffold_with(OpenAIBatchScaffolder)
@@ -161,6 +173,11 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         Partitions | None,
         dg.Resolver(_partitions, model_field_type=Partitions, description="How both assets are partitioned."),
     ] = None
+    translation: Annotated[
+        TranslationFn[BatchAssetData] | None,
+        TranslationFnResolver[BatchAssetData](lambda data: {"role": data.role, "model": data.model, "data": data}),
+        # what it may say of both assets: it goes last, and has their `spec`, `role` and `model` as variables
+    ] = None
     asset_attributes: Annotated[
         ResolvedAssetAttributes | None,
         _words("Group, owners, tags, kinds, description, metadata, dependencies, code version, automation condition."),
@@ -230,6 +247,7 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             "asset_key": dg.AssetKey.from_user_string(self.name),
             "model": self.model_name,
             "prompt": self.build_prompt(),
+            **({"translator": _Translated(self.translation)} if self.translation is not None else {}),
             "partitions_def": partitions_definition(self.partitions) if self.partitions is not None else None,
         }
 

@@ -360,6 +360,23 @@ def test_checks_are_chosen(batch_server: LocalServer, tmp_path: Path) -> None:
         assert "one of rate, drift and cost" in str(error.value.__cause__)
 
 
+def test_both_assets_are_translated() -> None:
+    """By templates that know which of the two it is; what `asset_attributes` say stands before."""
+    text = """
+source: {asset: a}
+asset_attributes: {group_name: before, owners: [team:data]}
+translation:
+  group_name: llm
+  key_prefix: answers
+  tags: {role: "{{ role }}", model: "{{ model }}"}
+"""
+    with loaded(attributes(text)) as defs:
+        specs = {spec.key.to_user_string(): spec for one in assets(defs) for spec in one.specs}
+    table, sending = specs["answers/triage"], specs["answers/triage_submission"]
+    assert (table.group_name, table.tags["role"], table.owners) == ("llm", "table", ["team:data"])
+    assert (sending.group_name, sending.tags["role"], sending.tags["model"]) == ("llm", "submission", "gpt-4o-mini")
+
+
 def test_an_upstream_may_have_a_prefix() -> None:
     """Its parts are joined by `/`, as Dagster writes a key."""
     with loaded(attributes("source: {asset: raw/tickets}\ntemplate: '{{ body }}'")) as defs:
