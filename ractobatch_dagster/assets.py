@@ -24,7 +24,7 @@ from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.signature import Signature, key_of
-from ractobatch_dagster.spec import RESOURCE, BatchSpec, OnTerminate, TableType
+from ractobatch_dagster.spec import RESOURCE, BatchSpec, Metrics, OnTerminate, TableType
 from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def batch_asset(
     on_terminate: OnTerminate = "keep",
     max_error_rate: float = 0.05,
     checks: Sequence[BatchCheck] = (),
+    metrics: Metrics | None = None,
     completion_window: str = "24h",
     blocking: bool = False,
     poll_seconds: float = 30.0,
@@ -240,6 +241,8 @@ def batch_asset(
             run that ends otherwise, such as with its evicted pod, never cancels anything.
         max_error_rate: The share of rows that may be without a usable answer before the check warns.
         checks: Further checks of the table: `RateCheck`, `DriftCheck`, `CostCheck`, each with its own severity.
+        metrics: A function of the table, which it gets as its parameter is annotated (pandas where it is not), that
+            returns numbers or anything else that Dagster shows as metadata, by name. Called before the table is stored.
         completion_window: How long the provider may take; OpenAI knows `24h` only.
         blocking: One asset that submits, waits and lands in one run. For small jobs: it holds a worker meanwhile.
         poll_seconds: Seconds between looks in a blocking run.
@@ -329,6 +332,7 @@ def batch_asset(
             own_storage=io_manager_key is None,
             table_type=table_type,
             poll_seconds=poll_seconds,
+            metrics=metrics,
             upstream=key_of(*next(iter(upstreams.items()))) if len(upstreams) == 1 else None,
         )
         one_run = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def is not None else None)

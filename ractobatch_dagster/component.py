@@ -18,7 +18,7 @@ from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
 from ractobatch_dagster.spec import TableType
 from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
 from ractobatch_dagster.yaml_checks import Check
-from ractobatch_dagster.yaml_output import output_model_of
+from ractobatch_dagster.yaml_output import imported, output_model_of
 from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
 from ractobatch_dagster.yaml_source import Source
 
@@ -158,6 +158,13 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         list[Check] | None,
         _words("Further checks of the table.", examples=[[{"rate": "refusal", "at_most": 0.01}]]),
     ] = None
+    metrics: Annotated[
+        str | None,
+        _words(
+            "The dotted path of a function of the table that returns metadata by name.",
+            examples=["my.metrics.agreement"],
+        ),
+    ] = None
     completion_window: str | None = None
     blocking: bool | None = None
     poll_seconds: float | None = None
@@ -237,6 +244,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         arguments = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
         if self.checks:
             arguments["checks"] = [check.made() for check in self.checks]
+        if self.metrics:
+            arguments["metrics"] = imported(self.metrics, "metrics")
         if self.source.by_partition:
             arguments["backfill_policy"] = dg.BackfillPolicy.multi_run()
         if "kinds" in attributes:

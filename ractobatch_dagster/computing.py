@@ -84,6 +84,7 @@ def _tables_of(resource_key: str) -> dg.IOManagerDefinition:
 
     @dg.io_manager(required_resource_keys={resource_key}, description="Parquet tables below the resource's root.")
     def tables(context: dg.InitResourceContext) -> ParquetTables:
-        return ParquetTables(getattr(context.resources, resource_key).store)
+        resource = getattr(context.resources, resource_key)
+        return ParquetTables(resource.store, resource.hive_column)
 
     return tables

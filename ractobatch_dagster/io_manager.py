@@ -21,6 +21,7 @@ __all__ = [
     "ParquetIOManager",
     "ParquetTables",
     "as_annotated",
+    "hive_columns",
     "is_stream",
     "table_as",
     "table_path",
@@ -36,10 +37,32 @@ _ALLOW_MISSING = "allow_missing_partitions"
 """As Dagster's own IO managers call it."""
 
 
-def table_path(asset_key: Sequence[str], partition: str | None) -> str:
-    """Where a table, or one partition of it, lies in the store."""
+def table_path(asset_key: Sequence[str], partition: str | None, hive: Mapping[str, str] | None = None) -> str:
+    """Where a table, or one partition of it, lies in the store.
+
+    Args:
+        asset_key: The table's asset.
+        partition: The partition, if there is one.
+        hive: The partition as columns of Hive directories, where those are wanted.
+    """
     folder = "/".join(("tables", *asset_key))
-    return f"{folder}.parquet" if partition is None else f"{folder}/{partition_name(partition)}.parquet"
+    if partition is None:
+        return f"{folder}.parquet"
+    if hive:
+        folders = "/".join(f"{name}={partition_name(value)}" for name, value in hive.items())
+        return f"{folder}/{folders}/data.parquet"
+    return f"{folder}/{partition_name(partition)}.parquet"
+
+
+def hive_columns(
+    partition: str | None, column: str | None, partitions_def: dg.PartitionsDefinition[Any] | None = None
+) -> dict[str, str] | None:
+    """A partition as the columns of Hive directories: one, or of a multi-dimensional key each dimension."""
+    if column is None or partition is None:
+        return None
+    if isinstance(partitions_def, dg.MultiPartitionsDefinition):
+        return dict(partitions_def.get_partition_key_from_str(partition).keys_by_dimension)
+    return {column: partition}
 
 
 def written(store: Store, path: str, rows: int, *, partitioned: bool) -> dict[str, Any]:
@@ -53,20 +76,25 @@ def written(store: Store, path: str, rows: int, *, partitioned: bool) -> dict[st
 
 
 class ParquetTables(dg.IOManager):
-    """Stores anything that speaks Arrow as Parquet, one file per asset or partition, whole or not at all."""
+    """Stores anything that speaks Arrow as Parquet, one file per asset or partition, whole or not at all.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: Where.
+        hive_column: Makes each partition a directory `<column>=<key>`, as Hive has them.
+    """
+
+    def __init__(self, store: Store, hive_column: str | None = None) -> None:
         self._store = store
+        self._hive_column = hive_column
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write one table; in a run over several partitions `obj` is a dict of tables by partition key."""
-        path = context.asset_key.path
         keys = sorted(context.asset_partition_keys) if context.has_asset_partitions else [None]
         if len(keys) == 1:
             key = keys[0]
             # a run over a range of one partition may bring a dict all the same
             one = obj[key] if key is not None and isinstance(obj, Mapping) and set(obj) == {key} else obj
-            where = table_path(path, key)
+            where = self._path(context, key)
             rows = self._write(where, one)
             context.add_output_metadata(written(self._store, where, rows, partitioned=key is not None))
             return
@@ -76,14 +104,13 @@ class ParquetTables(dg.IOManager):
                 "one table for each of them."
             )
         for key in keys:
-            self._write(table_path(path, key), obj[key])
+            self._write(self._path(context, key), obj[key])
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read one table as the annotated type; several partitions as one table, or as a dict where annotated so."""
         wanted = _annotation(context)
-        path = context.asset_key.path
         if not context.has_asset_partitions:
-            return self._load(table_path(path, None), wanted)
+            return self._load(self._path(context, None), wanted)
         keys = sorted(context.asset_partition_keys)
         settings = {
             **context.definition_metadata,
@@ -91,15 +118,21 @@ class ParquetTables(dg.IOManager):
         }
         asked_each = bool(context.definition_metadata.get(EACH_PARTITION))
         if len(keys) == 1 and not _is_dict(wanted):
-            return self._load(table_path(path, keys[0]), wanted)
+            return self._load(self._path(context, keys[0]), wanted)
+        paths = {key: self._path(context, key) for key in keys}
         if settings.get(_ALLOW_MISSING):
-            there = set(self._store.names("/".join(("tables", *path))))
-            keys = [key for key in keys if f"{partition_name(key)}.parquet" in there]
+            folder = "/".join(("tables", *context.asset_key.path))
+            there = {path for path, _ in self._store.below(folder, folder)}
+            paths = {key: path for key, path in paths.items() if path in there}
         if _is_dict(wanted) or asked_each:
-            return {key: self._load(table_path(path, key), _inner(wanted)) for key in keys}
+            return {key: self._load(path, _inner(wanted)) for key, path in paths.items()}
         if is_stream(wanted):
-            return self._stream([table_path(path, key) for key in keys])
-        return as_annotated(_concat([self._read(table_path(path, key)) for key in keys]), wanted)
+            return self._stream(list(paths.values()))
+        return as_annotated(_concat([self._read(path) for path in paths.values()]), wanted)
+
+    def _path(self, context: dg.OutputContext | dg.InputContext, key: str | None) -> str:
+        partitions = context.asset_partitions_def if key is not None else None
+        return table_path(context.asset_key.path, key, hive_columns(key, self._hive_column, partitions))
 
     def _write(self, path: str, obj: Any) -> int:
         from ractobatch_dagster.requests.frame import open_frame
@@ -165,11 +198,16 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     options: dict[str, str] = Field(
         default_factory=dict, description="Credentials and settings of the store, as obstore names them.", repr=False
     )
+    hive_column: str | None = Field(
+        default=None,
+        description="Makes each partition a directory `<column>=<key>`, as engines that know Hive's partitions read "
+        "them. Of a multi-dimensional key each dimension is a directory of its own name.",
+    )
     _tables: ParquetTables | None = PrivateAttr(default=None)
 
     def _inner(self) -> ParquetTables:
         if self._tables is None:
-            self._tables = ParquetTables(Store(self.root, self.options))
+            self._tables = ParquetTables(Store(self.root, self.options), self.hive_column)
         return self._tables
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ractobatch_dagster.errors import ProviderError, StoreError
-from ractobatch_dagster.io_manager import table_as, table_path, written
+from ractobatch_dagster.errors import ConfigurationError, ProviderError, StoreError
+from ractobatch_dagster.io_manager import as_annotated, hive_columns, is_stream, table_as, table_path, written
 from ractobatch_dagster.metadata import TableSummary, column_lineage
+from ractobatch_dagster.requests.frame import open_frame
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.results.table import ResultTable
-from ractobatch_dagster.spec import SUBMISSION, BatchSpec
+from ractobatch_dagster.spec import SUBMISSION, BatchSpec, Metrics
 from ractobatch_dagster.submission.assembling import Assembly
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.plan import progress
@@ -76,7 +78,8 @@ def land(
             return
         for key, metadata in shown.items():
             # an IO manager can only speak of all partitions of a run at once
-            where = written(resource.store, table_path(spec.asset.path, key), made[key].rows, partitioned=True)
+            stored = table_path(spec.asset.path, key, hive_columns(key, resource.hive_column))
+            where = written(resource.store, stored, made[key].rows, partitioned=True)
             context.add_asset_metadata({**where, **metadata}, partition_key=key)
         yield dg.MaterializeResult(value=values)
 
@@ -112,7 +115,21 @@ def _made(
     made = write_table_file(path, assembly.schema, blocks())
     shown = summary.metadata(state, key, files.store.uri(files.odd_lines), now)
     lineage = column_lineage(spec, assembly.schema.names, upstream)
-    return made, shown | ({"dagster/column_lineage": lineage} if lineage else {})
+    measured = _measured(spec.metrics, made, taken=shown) if spec.metrics is not None else {}
+    return made, shown | measured | ({"dagster/column_lineage": lineage} if lineage else {})
+
+
+def _measured(metrics: Metrics, table: TableFile, taken: Collection[str]) -> dict[str, Any]:
+    """What the user's function says of the table, which it gets as its parameter is annotated."""
+    (parameter, *_) = inspect.signature(metrics, eval_str=True).parameters.values()
+    wanted = Any if parameter.annotation is parameter.empty else parameter.annotation
+    frame = open_frame(table.path, what="the table") if is_stream(wanted) else as_annotated(table.read(), wanted)
+    said = metrics(frame)
+    if not isinstance(said, Mapping):
+        raise ConfigurationError(f"metrics: {metrics.__name__} returned {said!r}; it must give a dict by name.")
+    if both := sorted(said.keys() & set(taken)):
+        raise ConfigurationError(f"metrics: {both[0]!r} is told of every table already. Call it otherwise.")
+    return dict(said)
 
 
 def _upstream_columns(context: dg.AssetExecutionContext, spec: BatchSpec) -> list[str] | None:

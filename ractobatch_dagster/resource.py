@@ -89,6 +89,11 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     files_kept_days: float = Field(
         default=30.0, description="For how long the provider keeps answers; a week before that they are an alarm."
     )
+    hive_column: str | None = Field(
+        default=None,
+        description="Makes each partition of a table a directory `<column>=<key>`, as Hive has them. Of a "
+        "multi-dimensional key each dimension is a directory of its own name.",
+    )
     local_seconds: float = Field(default=5.0, description="How long a batch takes on the local server.")
 
     _provider: Any = PrivateAttr(default=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from ractobatch_dagster.submission.sealing import Rules
     from ractobatch_dagster.submission.state import Owner
 
-__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "OnTerminate", "TableType"]
+__all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "Metrics", "OnTerminate", "TableType"]
 
 OnTerminate = Literal["keep", "cancel"]
 """What becomes of the batches when somebody terminates the run that sends them or waits for them."""
 
 TableType = Literal["pyarrow", "pandas", "polars"]
 """As what somebody else's IO manager is given the table."""
+
+Metrics = Callable[[Any], Mapping[str, Any]]
+"""What somebody wants to know of each table, by name."""
 
 SUBMISSION = "ractobatch/submission"
 """Run tag and metadata key that carry the submission's id."""
@@ -64,6 +68,7 @@ class BatchSpec:
     prompts: PromptTemplate | None = None
     overrides: Overrides | None = None
     upstream: dg.AssetKey | None = None
+    metrics: Metrics | None = None
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.output import output_type
 
-__all__ = ["output_model_of"]
+__all__ = ["imported", "output_model_of"]
 
 _TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 _LIST = re.compile(r"list\[(.+)\]")
@@ -39,12 +39,21 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
     return _model(_class_name(name), output, "output")
 
 
-def _imported(path: str) -> type[BaseModel]:
+def imported(path: str, what: str) -> Any:
+    """What a dotted path names; `None` for one without a dot.
+
+    Raises:
+        ConfigurationError: It cannot be imported.
+    """
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name) if module else None
+        return getattr(import_module(module), name) if module else None
     except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"output: {path!r} cannot be imported: {error}") from error
+        raise ConfigurationError(f"{what}: {path!r} cannot be imported: {error}") from error
+
+
+def _imported(path: str) -> type[BaseModel]:
+    found = imported(path, "output")
     if isinstance(found, Mapping) or not isinstance(found, type):
         raise ConfigurationError(
             f"output: {path!r} is no Pydantic model or dataclass; write `package.module.Model`, or its fields."

@@ -249,6 +249,10 @@ def test_every_option_reaches_the_asset() -> None:
     component = OpenAIBatchComponent.from_attributes_dict(attributes=attributes("source: {asset: tickets}", **options))
     arguments = component.batch_asset_arguments()
     assert {name: arguments[name] for name in options} == options
+    told = OpenAIBatchComponent.from_attributes_dict(
+        attributes=attributes("source: {asset: tickets}", metrics="tests.test_metrics_and_hive.agreement")
+    )
+    assert told.batch_asset_arguments()["metrics"].__name__ == "agreement"
     plain = OpenAIBatchComponent.from_attributes_dict(attributes=attributes("source: {asset: tickets}"))
     assert set(plain.batch_asset_arguments()) == {"asset_key", "model", "prompt", "partitions_def"}
 
