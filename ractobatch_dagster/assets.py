@@ -18,7 +18,7 @@ from ractobatch_dagster.computing import all_in_one, asset_of, storage, submissi
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
-from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.body import ENDPOINTS, TURNS, RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["BatchAsset", "batch_asset", "build_batch_assets"]
 
 Key = str | Sequence[str] | dg.AssetKey
+
+Endpoint = Literal["chat", "responses", "embeddings"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def batch_asset(
     model: str,
     prompt: Prompt | str | None = None,
     output: Any = None,
+    endpoint: Endpoint = "chat",
     template: str | None = None,
     key: str | None = None,
     temperature: float | None = None,
@@ -210,6 +213,8 @@ def batch_asset(
         prompt: The system prompt: a `RactoPrompt`, anything else with `compile() -> str`, a text, or none.
         output: What an answer is to be, where the prompt does not say it: a Pydantic model, a dataclass, a TypedDict,
             or a JSON Schema whose root is an object. Sent as a strict `response_format`; its fields become columns.
+        endpoint: What is asked: `chat`, `responses`, or `embeddings`, whose answers are a column `embedding` of
+            vectors: 32-bit floats, of a fixed length where the model or `extra={"dimensions": …}` tells it.
         template: Makes the column `user_message`, which the function's frame then must not have: a Jinja template over
             its columns, such as `"{{ subject }}\\n\\n{{ body }}"`. A null renders as nothing; a row whose columns are
             all null has no prompt.
@@ -305,7 +310,13 @@ def batch_asset(
         if sending.key == sender:  # of a rule that is about tables alone
             sending = sending.replace_attributes(key=_submission_key(about.key))
         request = RequestTemplate.of(
-            model, prompt, output=output, temperature=temperature, max_tokens=max_tokens, extra=dict(extra or {})
+            model,
+            prompt,
+            output=output,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            extra=dict(extra or {}),
+            endpoint=_endpoint(endpoint),
         )
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
@@ -314,7 +325,7 @@ def batch_asset(
             submission_asset=None if blocking else sending.key,
             template=request,
             prompts=PromptTemplate(template) if template is not None else None,
-            overrides=Overrides(overrides) if overrides else None,
+            overrides=Overrides(overrides, TURNS[request.endpoint]) if overrides else None,
             resource_key=resource_key,
             key=_column(key),
             partition_by=partition_by,
@@ -427,6 +438,12 @@ def _table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | N
     if prefix is not None:
         raise ConfigurationError("Give `asset_key`, or `name` and `key_prefix`, not both.")
     return asset_key if isinstance(asset_key, dg.AssetKey) else dg.AssetKey(asset_key)
+
+
+def _endpoint(name: str) -> str:
+    if name not in ENDPOINTS:
+        raise ConfigurationError(f"endpoint: {name!r} is none of {', '.join(ENDPOINTS)}.")
+    return ENDPOINTS[name]
 
 
 def _submission_key(table: dg.AssetKey) -> dg.AssetKey:

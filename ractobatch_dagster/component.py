@@ -131,6 +131,9 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             ],
         ),
     ] = None
+    endpoint: Annotated[
+        Literal["chat", "responses", "embeddings"] | None, _words("What is asked; chat where not given.")
+    ] = None
     key: Annotated[str | None, _words("The column that identifies a row.")] = None
     temperature: float | None = None
     max_tokens: int | None = None
@@ -262,9 +265,9 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
 
 
 _OPTIONS = (
-    "template", "key", "temperature", "max_tokens", "extra", "overrides", "partition_by", "pack", "carry", "on_null",
-    "dedupe", "reuse", "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate", "completion_window",
-    "blocking", "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
+    "endpoint", "template", "key", "temperature", "max_tokens", "extra", "overrides", "partition_by", "pack", "carry",
+    "on_null", "dedupe", "reuse", "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate",
+    "completion_window", "blocking", "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
 )  # fmt: skip
 _ATTRIBUTES = {
     "deps", "description", "metadata", "group_name", "code_version", "owners", "tags", "kinds", "automation_condition",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.body import EMBEDDINGS, RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -110,7 +110,9 @@ class BatchSpec:
         from ractobatch_dagster.results.classify import parse_text
 
         output_type = self.template.output_type
-        return None if output_type is None else lambda text: parse_text(text, output_type)[1]
+        if output_type is None or self.template.endpoint == EMBEDDINGS:
+            return None
+        return lambda text: parse_text(text, output_type)[1]
 
     @property
     def rules(self) -> Rules:

@@ -71,6 +71,21 @@ def test_resources_of_a_page_can_be_made(page: str, monkeypatch: pytest.MonkeyPa
     assert page != "providers.md" or kinds
 
 
+def test_the_page_of_endpoints_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The vectors have the length that the page says, and responses are answered."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    names: dict[str, Any] = {"__name__": "endpoints"}
+    for block in blocks("endpoints.md"):
+        exec(compile(block, "docs/endpoints.md", "exec", dont_inherit=True), names)
+    assert capsys.readouterr().out == "fixed_size_list<item: float>[256]\n"
+    feelings = names["feelings"].preview(names["resource"], {"tickets": names["TICKETS"]}, rows=2)
+    assert feelings.table["llm_status"].to_pylist() == ["ok", "ok"]
+    assert feelings.requests[0]["max_output_tokens"] == 2_000
+
+
 def test_the_answers_of_the_page_are_columns() -> None:
     """Each way of saying it has the types that the table below names."""
     names: dict[str, Any] = {"__name__": __name__}

@@ -221,6 +221,7 @@ CORE = (
     "json_schema",
     "output",
     "schema_model",
+    "embedding",
     "models",
     "inspecting",
     "operating",
@@ -272,7 +273,7 @@ ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
     [
         (("errors",), {"models", "provider", "requests", "results", "prompt", *ABOVE}),
         (
-            ("models", "json_schema", "schema_model", "output", "attachment", "prompt"),
+            ("models", "json_schema", "schema_model", "embedding", "output", "attachment", "prompt"),
             {"provider", "requests", "results", *ABOVE},
         ),
         (("provider",), {"requests", "results", *ABOVE}),

@@ -10,14 +10,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.json_schema import response_format
 from ractobatch_dagster.output import output_type
 from ractobatch_dagster.prompt import Prompt, compiled, output_model
 
-__all__ = ["CHAT", "RequestTemplate", "is_reasoning_model"]
+__all__ = ["CHAT", "EMBEDDINGS", "ENDPOINTS", "RESPONSES", "TURNS", "RequestTemplate", "is_reasoning_model"]
 
-CHAT = "/v1/chat/completions"
+CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
+
+ENDPOINTS: Mapping[str, str] = {"chat": CHAT, "responses": RESPONSES, "embeddings": EMBEDDINGS}
+"""What people call them."""
+
+TURNS: Mapping[str, str | None] = {CHAT: "messages", RESPONSES: "input", EMBEDDINGS: None}
+"""Where in a body the turns of a conversation stand; `None` where there is none."""
 
 _response_format = lru_cache(maxsize=32)(response_format)  # every row of a batch has the same
 
@@ -63,14 +70,25 @@ class RequestTemplate:
             options: As the attributes.
 
         Raises:
-            ConfigurationError: The prompt or the output is none; or both say what answers are to be.
+            ConfigurationError: The prompt or the output is none; both say what answers are to be; or the endpoint
+                takes no such thing.
         """
+        if options.get("endpoint") == EMBEDDINGS:
+            return cls._embedding(model, {"prompt": prompt, "output": output}, options)
         system, wanted = None if prompt is None else compiled(prompt), output_model(prompt)
         if output is not None and wanted not in (None, output):
             raise ConfigurationError(
                 f"The prompt wants answers to be {wanted!r}, and `output` says otherwise. Drop one."
             )
         return cls(model, system, wanted if output is None else output_type(output), **options)
+
+    @classmethod
+    def _embedding(cls, model: str, said: Mapping[str, Any], options: Mapping[str, Any]) -> RequestTemplate:
+        needless = {**said, **{name: options.get(name) for name in ("temperature", "max_tokens")}}
+        for name, value in needless.items():
+            if value is not None:
+                raise ConfigurationError(f"{name}: the embeddings endpoint takes none.")
+        return cls(model, output_type=embedding_model(model, (options.get("extra") or {}).get("dimensions")), **options)
 
     def body(
         self,
@@ -81,15 +99,32 @@ class RequestTemplate:
         extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The body of one request; what is given here goes before what the template says."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
         given = {"model": self.model, **self.extra, **(extra or {})}
-        most = "max_completion_tokens" if is_reasoning_model(str(given["model"])) else "max_tokens"
-        body = {
-            "model": self.model,
+        temperature = self.temperature if temperature is None else temperature
+        most = self.max_tokens if max_tokens is None else max_tokens
+        if self.endpoint == EMBEDDINGS:
+            made: dict[str, Any] = {"input": text, "encoding_format": "base64"}
+        elif self.endpoint == RESPONSES:
+            made = self._response(text, temperature, most)
+        else:
+            made = self._chat(text, temperature, most, reasons=is_reasoning_model(str(given["model"])))
+        return {key: value for key, value in {"model": self.model, **made, **given}.items() if value is not None}
+
+    def _chat(self, text: str, temperature: float | None, most: int | None, *, reasons: bool) -> dict[str, Any]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return {
             "messages": [*system, {"role": "user", "content": text}],
             "response_format": _response_format(self.output_type) if self.output_type else None,
-            "temperature": self.temperature if temperature is None else temperature,
-            most: self.max_tokens if max_tokens is None else max_tokens,
-            **given,
+            "temperature": temperature,
+            "max_completion_tokens" if reasons else "max_tokens": most,
         }
-        return {key: value for key, value in body.items() if value is not None}
+
+    def _response(self, text: str, temperature: float | None, most: int | None) -> dict[str, Any]:
+        wanted = _response_format(self.output_type) if self.output_type else None
+        return {
+            "instructions": self.system,
+            "input": [{"role": "user", "content": text}],
+            "text": {"format": {"type": wanted["type"], **wanted["json_schema"]}} if wanted else None,
+            "temperature": temperature,
+            "max_output_tokens": most,
+        }

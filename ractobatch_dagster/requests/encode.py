@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ractobatch_dagster.errors import InvalidInputError
+from ractobatch_dagster.requests.body import TURNS, RequestTemplate
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-
-    from ractobatch_dagster.requests.body import RequestTemplate
 
 __all__ = [
     "Encoder",
@@ -88,12 +87,16 @@ class Encoder(msgspec.Struct, frozen=True):
         body = template.body(prompt)
         line, holes = encode_line("\x00", body, endpoint=template.endpoint), [f'"{prompt}"', f'"{answer}"', problem]
         if line.count(holes[0].encode()) != 1:
-            raise InvalidInputError("the request has no place for the prompt: `extra` must not replace `messages`")
+            where = TURNS.get(template.endpoint) or "input"
+            raise InvalidInputError(f"the request has no place for the prompt: `extra` must not replace `{where}`")
         shared = _shared(provider, template.endpoint, body, holes[0])
         head, _, rest = line.partition(b"\\u0000")
         middle, _, tail = rest.partition(holes[0].encode())
-        shown = [*body["messages"], *_shown(answer, problem)]
-        rest = encode_line("", {**body, "messages": shown}, endpoint=template.endpoint)
+        turns = TURNS.get(template.endpoint)
+        if turns is None:  # nobody can be shown an answer again
+            return cls(shared, head, middle, tail, (b"", b"", tail))
+        shown = [*body[turns], *_shown(answer, problem)]
+        rest = encode_line("", {**body, turns: shown}, endpoint=template.endpoint)
         _, before, between, end = _split(rest, holes)
         return cls(shared, head, middle, tail, (before, between, end))
 
@@ -101,6 +104,9 @@ class Encoder(msgspec.Struct, frozen=True):
     def of_bodies(cls, endpoint: str) -> Encoder:
         """The encoder of rows that share nothing but the endpoint: each brings its own part of the body."""
         body, answer, problem = "place-0", "place-1", "place-2"
+        if TURNS.get(endpoint) is None:
+            head, middle, tail = _split(encode_line("\x00", {body: 0}, endpoint=endpoint), ["\\u0000", f'{{"{body}":0'])
+            return cls(b"", head, middle, tail, (b"", b"", tail), bodies=True)
         line = encode_line("\x00", {body: [{}, *_shown(answer, problem)]}, endpoint=endpoint)
         head, _, rest = line.partition(b"\\u0000")
         middle, before, between, end = _split(rest, [f'{{"{body}":[{{}}', f'"{answer}"', problem])
@@ -138,14 +144,17 @@ class Encoder(msgspec.Struct, frozen=True):
         return len(self.head) + len(self.middle) + len(self.tail)
 
 
-def body_part(body: Mapping[str, Any]) -> bytes:
-    """A body as JSON up to the end of its last message: what a row adds where each brings its own body.
+def body_part(endpoint: str, body: Mapping[str, Any]) -> bytes:
+    """A body as JSON up to the end of its last turn: what a row adds where each brings its own body.
 
     Raises:
         InvalidInputError: As `encode_line`.
     """
-    others = {name: value for name, value in body.items() if name != "messages"}
-    return _json({**others, "messages": body["messages"]})[: -len("]}")]
+    turns = TURNS.get(endpoint)
+    if turns is None:
+        return _json(body)[: -len("}")]
+    others = {name: value for name, value in body.items() if name != turns}
+    return _json({**others, turns: body[turns]})[: -len("]}")]
 
 
 def body_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
@@ -154,12 +163,16 @@ def body_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidInputError: As `encode_line`.
     """
-    *others, last = body["messages"]
-    text = last.get("content")
-    if last.get("role") != "user" or not isinstance(text, str):
-        return hashlib.sha256(_shared(provider, endpoint, body, "\x00")).digest()[:16]
+    turns = TURNS.get(endpoint)
     (place,) = _absent_from(_json([provider, body]), 1)
-    body = {**body, "messages": [*others, {**last, "content": place}]}
+    if turns is None:
+        text, body = body["input"], {**body, "input": place}
+    else:
+        *others, last = body[turns]
+        text = last.get("content") if last.get("role") == "user" else None
+        if not isinstance(text, str):
+            return hashlib.sha256(_shared(provider, endpoint, body, "\x00")).digest()[:16]
+        body = {**body, turns: [*others, {**last, "content": place}]}
     return hashlib.sha256(_shared(provider, endpoint, body, f'"{place}"') + escape(text)).digest()[:16]
 
 

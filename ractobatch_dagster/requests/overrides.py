@@ -39,18 +39,29 @@ class Overrides:
 
     Args:
         columns: By what it says (one of `OVERRIDES`), the column.
+        turns: Where in a body the turns of a conversation stand; `None` where there is none, and `input` is a text.
 
     Raises:
         ConfigurationError: A row can say no such thing, or a column is no name.
     """
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
+    def __init__(self, columns: Mapping[str, str], turns: str | None = "messages") -> None:
         for name, column in columns.items():
             if name not in OVERRIDES:
                 raise ConfigurationError(f"overrides: {name!r} is none of {', '.join(OVERRIDES)}.")
             if not isinstance(column, str) or not column:
                 raise ConfigurationError(f"overrides: {name!r} needs the name of a column, and {column!r} is none.")
-        self.columns = dict(columns)
+        if turns is None and (needless := sorted(columns.keys() & {"temperature", "max_tokens", "system"})):
+            raise ConfigurationError(f"overrides: the embeddings endpoint takes no {needless[0]!r}.")
+        self.columns, self._turns = dict(columns), turns
+        self._readers: Mapping[str, Callable[[Any], Any]] = {
+            "model": _text,
+            "temperature": _temperature,
+            "max_tokens": _max_tokens,
+            "system": _text,
+            "extra": _extra,
+            "body": self._body,
+        }
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Refuse a frame that lacks one of the columns.
@@ -106,7 +117,7 @@ class Overrides:
             bodies = self._read("body", batch, lambda row, start=start: f"{what}: row {start + row}")  # type: ignore[misc]
             given = batch.column(PROMPT).cast(pa.string()).to_pylist() if PROMPT in batch.schema.names else bodies
             prompts = [
-                text if body is None or (isinstance(text, str) and text.strip()) else _last_words(body)
+                text if body is None or (isinstance(text, str) and text.strip()) else self._last_words(body)
                 for text, body in zip(given, bodies, strict=True)
             ]
             columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | {PROMPT: pa.array(prompts, "string")}
@@ -117,7 +128,7 @@ class Overrides:
         import pyarrow as pa
 
         column = block.column(self.columns[name])
-        read, values = _READERS[name], column.to_pylist()
+        read, values = self._readers[name], column.to_pylist()
         if pa.types.is_struct(column.type):
             values = [_told(value) for value in values]
         made = []
@@ -127,6 +138,25 @@ class Overrides:
             except ValueError as error:
                 raise InvalidInputError(f"{named(row)}: {self.columns[name]!r}, its {name}, {error}") from error
         return made
+
+    def _body(self, value: Any) -> dict[str, Any]:
+        body, turns = _object(value), self._turns
+        if not isinstance(body.get("model", ""), str):
+            raise ValueError(f"names no model but {body['model']!r}")
+        if turns is None:
+            if not isinstance(body.get("input"), str) or not body["input"].strip():
+                raise ValueError("has no `input`, which a request needs: a text")
+            return body
+        told = body.get(turns)
+        if isinstance(told, str) and turns == "input":
+            told = body[turns] = [{"role": "user", "content": told}]  # the same to the API
+        if not (isinstance(told, list) and told and all(isinstance(one, dict) for one in told)):
+            raise ValueError(f"has no `{turns}`, which a request needs: a list of objects")
+        return body
+
+    def _last_words(self, body: Mapping[str, Any]) -> str:
+        content = body["input"] if self._turns is None else body[self._turns][-1].get("content")
+        return content if isinstance(content, str) and content.strip() else json.dumps(content, ensure_ascii=False)
 
 
 def _unsaid(value: Any) -> bool:
@@ -138,11 +168,6 @@ def _told(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _told(part) for name, part in value.items() if part is not None}
     return [_told(part) for part in value] if isinstance(value, list) else value
-
-
-def _last_words(body: Mapping[str, Any]) -> str:
-    content = body["messages"][-1].get("content")
-    return content if isinstance(content, str) and content.strip() else json.dumps(content, ensure_ascii=False)
 
 
 def _text(value: Any) -> str | None:
@@ -178,16 +203,6 @@ def _extra(value: Any) -> str:
     return json.dumps(_object(value), sort_keys=True)
 
 
-def _body(value: Any) -> dict[str, Any]:
-    body = _object(value)
-    messages = body.get("messages")
-    if not (isinstance(messages, list) and messages and all(isinstance(one, dict) for one in messages)):
-        raise ValueError("has no `messages`, which a request needs: a list of objects")
-    if not isinstance(body.get("model", ""), str):
-        raise ValueError(f"names no model but {body['model']!r}")
-    return body
-
-
 def _object(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
@@ -197,13 +212,3 @@ def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"is no object but {value!r}")
     return value
-
-
-_READERS: Mapping[str, Callable[[Any], Any]] = {
-    "model": _text,
-    "temperature": _temperature,
-    "max_tokens": _max_tokens,
-    "system": _text,
-    "extra": _extra,
-    "body": _body,
-}

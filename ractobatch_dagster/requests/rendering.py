@@ -113,7 +113,11 @@ class Requests:
     def _one(self, own: Own, prompt: str) -> tuple[bytes, bytes, str]:
         body = self._body(own)
         if body is not None:
-            return body_part(body), body_hash(self._provider, self._template.endpoint, body), str(body["model"])
+            return (
+                body_part(self._template.endpoint, body),
+                body_hash(self._provider, self._template.endpoint, body),
+                str(body["model"]),
+            )
         variant, escaped = self._variant(own), escape(prompt)
         return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
 
@@ -124,11 +128,9 @@ class Requests:
     def _made(self, own: Own) -> _Variant:
         template = self._of(own)
         hasher, place = Encoder.of(self._provider, template), _PLACE
-        body = template.body(place)
-        while body_part(body).count(place.encode()) != 1:
+        while (part := body_part(template.endpoint, body := template.body(place))).count(place.encode()) != 1:
             place += "-"
-            body = template.body(place)
-        before, _, after = body_part(body).partition(f'"{place}"'.encode())
+        before, _, after = part.partition(f'"{place}"'.encode())
         return _Variant(hasher, before, after, str(body["model"]))
 
     def _of(self, own: Own) -> RequestTemplate:

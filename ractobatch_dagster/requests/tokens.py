@@ -23,7 +23,7 @@ def encoding_name(model: str) -> str:
 
 
 def counter(model: str) -> Callable[[Mapping[str, Any]], int] | None:
-    """Counts the input tokens of a chat request's body; `None` where no tokenizer is installed.
+    """Counts the input tokens of a request's body; `None` where no tokenizer is installed.
 
     Messages and their texts are counted as OpenAI documents it. Of a schema and of tools the JSON is counted, since how
     the provider words them is not known; pictures are not counted.
@@ -43,13 +43,19 @@ def _tokenizer(name: str) -> Callable[[str], int] | None:
 
 
 def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
+    turns = body.get("messages", body.get("input"))
+    if isinstance(turns, str):
+        return count(turns)
     total = _ALL
-    for message in body.get("messages", ()):
+    if instructions := body.get("instructions"):
+        total += _A_MESSAGE + count("system") + count(instructions)
+    for message in turns or ():
         total += _A_MESSAGE
         for name, value in message.items():
             total += _of(value, count) + (name == "name")
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-    others = [part for part in (schema, body.get("tools")) if part]
+    other = (body.get("text") or {}).get("format", {}).get("schema")
+    others = [part for part in (schema, other, body.get("tools")) if part]
     return total + sum(count(json.dumps(part, ensure_ascii=False, separators=(",", ":"))) for part in others)
 
 

@@ -6,14 +6,17 @@ import enum
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from pydantic import BaseModel
 
+from ractobatch_dagster.embedding import Embedding
 from ractobatch_dagster.results.classify import parse_text
 from ractobatch_dagster.results.schema import model_columns
+from ractobatch_dagster.results.vectors import read_vectors, vector_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +42,10 @@ class Answers:
 
     def __init__(self, output_type: type[BaseModel] | None) -> None:
         self._output_type = output_type
+        self._vectors = output_type if output_type is not None and issubclass(output_type, Embedding) else None
         self._columns = model_columns(output_type) if output_type else []
+        if self._vectors:
+            self._columns = [replace(self._columns[0], type=vector_type(self._vectors.dimensions))]
         self.fields = [column.field() for column in self._columns]
         kind = _plain_type(output_type) if output_type else None
         self.plain = kind is not None
@@ -54,6 +60,9 @@ class Answers:
         """
         if self._output_type is None:
             return [], [None] * len(texts)
+        if self._vectors:
+            vectors, wrong = read_vectors(texts, self._vectors.dimensions)
+            return [vectors], wrong
         decode, nothing = self._decode, (None,) * len(self._columns)
         rows: list[Sequence[Any]] = []
         problems: list[str | None] = [None] * len(texts)

@@ -106,6 +106,10 @@ def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
 def _answered(outcome: Outcome, body: dict[str, Any]) -> Outcome:
     outcome.model = _text(body.get("model"))
     _count_tokens(outcome, body.get("usage"))
+    if isinstance(body.get("output"), list):
+        return _responded(outcome, body)
+    if body.get("object") == "list" and isinstance(body.get("data"), list):
+        return _embedded(outcome, body["data"])
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice is None:
@@ -118,6 +122,39 @@ def _answered(outcome: Outcome, body: dict[str, Any]) -> Outcome:
     calls = message.get("tool_calls")
     outcome.tool_calls = calls if isinstance(calls, list) else []
     outcome.finish_reason = _text(choice.get("finish_reason"))
+    return _judged(outcome)
+
+
+def _responded(outcome: Outcome, body: dict[str, Any]) -> Outcome:
+    """What the items of a response say: texts, refusals, function calls, summaries of the reasoning."""
+    texts, refusals, thoughts = list[str](), list[str](), list[str]()
+    for item in (item for item in body["output"] if isinstance(item, dict)):
+        kind = item.get("type")
+        parts = item.get("summary" if kind == "reasoning" else "content")
+        said = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+        if kind == "reasoning":
+            thoughts += [text for part in said if (text := _text(part.get("text")))]
+        elif kind == "function_call":
+            called = {"name": item.get("name"), "arguments": item.get("arguments")}
+            outcome.tool_calls.append({"id": item.get("call_id"), "type": "function", "function": called})
+        elif kind == "message":
+            texts += [_text(part.get("text")) or "" for part in said if part.get("type") == "output_text"]
+            refusals += [_text(part.get("refusal")) or "" for part in said if part.get("type") == "refusal"]
+    outcome.text = "".join(texts) if texts else None
+    outcome.refusal, outcome.thinking = "".join(refusals) or None, "\n".join(thoughts) or None
+    details = body.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) and body.get("status") == "incomplete" else None
+    ends = {None: "tool_calls" if outcome.tool_calls else "stop", "max_output_tokens": "length"}
+    outcome.finish_reason = ends.get(reason, _text(reason))
+    return _judged(outcome)
+
+
+def _embedded(outcome: Outcome, data: list[Any]) -> Outcome:
+    """The one vector that was asked for: packed as text, or written out."""
+    first = data[0].get("embedding") if data and isinstance(data[0], dict) else None
+    outcome.text = _text(first)
+    if outcome.prompt_tokens is not None and outcome.completion_tokens is None:
+        outcome.completion_tokens = 0
     return _judged(outcome)
 
 
