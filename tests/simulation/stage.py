@@ -48,6 +48,7 @@ class Resource:
 
     require_sensor = False
     patience = Patience()
+    hive_column = None
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
