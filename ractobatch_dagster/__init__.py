@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.prompt import RactoPrompt
-    from ractobatch_dagster.resource import OpenAIBatchResource
+    from ractobatch_dagster.resource import Budget, OpenAIBatchResource
     from ractobatch_dagster.sensor import build_batch_sensor
     from ractobatch_dagster.translator import BatchAssetTranslator
 
@@ -57,6 +57,7 @@ _HOME = {
     "BatchResult": "models",
     "BatchStatus": "models",
     "BatchWaitTimeoutError": "errors",
+    "Budget": "resource",
     "ConfigurationError": "errors",
     "CostCheck": "chosen_checks",
     "DriftCheck": "chosen_checks",
@@ -95,6 +96,7 @@ __all__ = [
     "BatchResult",
     "BatchStatus",
     "BatchWaitTimeoutError",
+    "Budget",
     "ConfigurationError",
     "CostCheck",
     "DriftCheck",

@@ -89,6 +89,7 @@ def submission_metadata(
         "model": state.asks,
         "provider": state.provider,
         "progress": str(now),
+        **({"held_by_budget": state.held} if state.held else {}),
         "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:_BATCHES]]),
         **({"batch_table": dg.MetadataValue.md(_batch_table(state, dashboard))} if state.batches else {}),
         **({"prompts": cells_table(list(prompts), list(prompts[0]))} if prompts else {}),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.store import Store, StoreClock, deployed
@@ -19,7 +19,29 @@ if TYPE_CHECKING:
     from ractobatch_dagster.submission.alarms import Patience
     from ractobatch_dagster.submission.engine import Engine
 
-__all__ = ["OpenAIBatchResource"]
+__all__ = ["Budget", "OpenAIBatchResource"]
+
+
+class Budget(dg.Config):
+    """So many US dollars at most, in a period, for one table or for all that use the resource's root.
+
+    What a batch may cost (its prompts by their bytes, and `max_tokens` for each answer) is reserved before it is
+    created, and settled to what it did cost once it is collected. What does not fit waits; with the next period, or
+    once the budget is raised, the sensor goes on.
+    """
+
+    usd: float = Field(ge=0, description="US dollars.")
+    per: str = Field(description="`submission`, `day`, `week` (from Monday), `month`, all by UTC, or `total`.")
+    asset: str | None = Field(default=None, description="The key of a table; all tables where left out.")
+
+    @field_validator("per")
+    @classmethod
+    def _known(cls, per: str) -> str:
+        from ractobatch_dagster.submission.budget import PERIODS
+
+        if per not in PERIODS:
+            raise ValueError(f"{per!r} is none of {', '.join(PERIODS)}")
+        return per
 
 
 class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only inside Dagster
@@ -89,6 +111,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     files_kept_days: float = Field(
         default=30.0, description="For how long the provider keeps answers; a week before that they are an alarm."
     )
+    budgets: list[Budget] = Field(default_factory=list, description="What batches may cost; each of them holds.")
     hive_column: str | None = Field(
         default=None,
         description="Makes each partition of a table a directory `<column>=<key>`, as Hive has them. Of a "
@@ -188,6 +211,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         largest_upload: float = float("inf"),
     ) -> Engine:
         """An engine that steps submissions on this account and store."""
+        from ractobatch_dagster.submission.budget import Limit
         from ractobatch_dagster.submission.engine import Engine
         from ractobatch_dagster.submission.parallel import Workers
 
@@ -200,6 +224,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             enough=enough,
             largest_upload=largest_upload,
             workers=Workers(self.transfers, self.processes),
+            budgets=[Limit(usd=one.usd, per=one.per, asset=one.asset) for one in self.budgets],  # type: ignore[arg-type]
         )
 
     def get_api_key(self) -> str | Callable[[], str] | None:

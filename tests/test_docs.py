@@ -86,6 +86,22 @@ def test_the_page_of_endpoints_runs(
     assert feelings.requests[0]["max_output_tokens"] == 2_000
 
 
+def test_the_page_of_costs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its estimate has a price and an error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    names: dict[str, Any] = {"__name__": "costs"}
+    for block in blocks("cost.md"):
+        exec(compile(block, "docs/cost.md", "exec", dont_inherit=True), names)
+    said = capsys.readouterr().out
+    assert "1,000 rows: 1,000 to ask in 1 batch" in said
+    assert "±" in said
+    assert "with answers of the most tokens: 50,000 more" in said
+    assert names["bounded"].budgets[2].per == "submission"
+
+
 def test_the_answers_of_the_page_are_columns() -> None:
     """Each way of saying it has the types that the table below names."""
     names: dict[str, Any] = {"__name__": __name__}

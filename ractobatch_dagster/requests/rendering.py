@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,7 @@ class Requests:
         plain = Encoder.of(provider, template)
         self.encoder = plain if overrides is None else Encoder.of_bodies(template.endpoint)
         self._models: dict[str, None] = {}
+        self._most: list[int | None] = [_most_tokens(template.body("x"))] if overrides is None else []
         self._variant = lru_cache(_VARIANTS)(self._made)
 
     def check(self, schema: pa.Schema, where: str) -> None:
@@ -70,6 +71,12 @@ class Requests:
     def models(self) -> tuple[str, ...]:
         """The models that rows named so far, the template's own included; empty where rows cannot name any."""
         return tuple(self._models)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many output tokens any request so far may take at most; `None` where one is not limited."""
+        limits = [limit for limit in self._most if limit is not None]
+        return max(limits, default=0) if len(limits) == len(self._most) else None
 
     def render(self, block: pa.RecordBatch, prompts: Sequence[str], named: Callable[[int], str]) -> Rendered:
         """The requests of some rows.
@@ -113,6 +120,7 @@ class Requests:
     def _one(self, own: Own, prompt: str) -> tuple[bytes, bytes, str]:
         body = self._body(own)
         if body is not None:
+            self._limited(body)
             return (
                 body_part(self._template.endpoint, body),
                 body_hash(self._provider, self._template.endpoint, body),
@@ -120,6 +128,11 @@ class Requests:
             )
         variant, escaped = self._variant(own), escape(prompt)
         return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
+
+    def _limited(self, body: Mapping[str, Any]) -> None:
+        most = _most_tokens(body)
+        if most not in self._most:
+            self._most.append(most)
 
     def _body(self, own: Own) -> dict[str, Any] | None:
         """The body that a row gives as a whole, but for the model where it names none."""
@@ -130,6 +143,7 @@ class Requests:
         hasher, place = Encoder.of(self._provider, template), _PLACE
         while (part := body_part(template.endpoint, body := template.body(place))).count(place.encode()) != 1:
             place += "-"
+        self._limited(body)
         before, _, after = part.partition(f'"{place}"'.encode())
         return _Variant(hasher, before, after, str(body["model"]))
 
@@ -149,6 +163,17 @@ class Requests:
             extra={**shared.extra, **(json.loads(own.extra) if own.extra else {})},
         )
 
+
+def _most_tokens(body: Mapping[str, Any]) -> int | None:
+    """How many output tokens a body admits."""
+    if "encoding_format" in body:
+        return 0  # an embedding has none
+    most = next((body[name] for name in _LIMITS if isinstance(body.get(name), int)), None)
+    choices = body.get("n", 1)
+    return most * choices if most is not None and isinstance(choices, int) else None
+
+
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 _PLACE = "the-prompt-goes-here"
 

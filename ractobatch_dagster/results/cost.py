@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from genai_prices.types import PriceCalculation
 
-__all__ = ["answers_cost", "batch_cost", "batch_costs", "prompts_cost"]
+__all__ = ["answers_cost", "batch_cost", "batch_costs", "outcomes_cost", "prompts_cost"]
 
 _MILLION = 1_000_000.0
 
@@ -81,6 +81,18 @@ def batch_costs(model: pa.Array, prompt: pa.Array, cached: pa.Array, completion:
         return costs
     rows = zip(*(column.filter(other).to_pylist() for column in (model, prompt, cached, completion)), strict=True)
     return pc.replace_with_mask(costs, other, pa.array([batch_cost(*row) for row in rows], pa.float64()))
+
+
+def outcomes_cost(outcomes: pa.Table) -> float | None:
+    """US dollars for all of these outcomes; those without usage cost nothing. `None` where a price is not known."""
+    import pyarrow.compute as pc
+
+    used = outcomes.filter(pc.is_valid(outcomes["prompt_tokens"])).combine_chunks()
+    if not len(used):
+        return 0.0
+    names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
+    costs = batch_costs(*(used[name].combine_chunks() for name in names))
+    return None if costs.null_count else float(pc.sum(costs).as_py())
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.results.classify import Outcome, no_line
+from ractobatch_dagster.results.cost import outcomes_cost
 from ractobatch_dagster.results.join import join_files, refused
 from ractobatch_dagster.results.outcomes import Columns, as_values
 from ractobatch_dagster.submission.asking import asked_rows
@@ -176,7 +177,9 @@ def read_answers(
     if odd.kept:
         files.store.write(files.odd(batch), b"".join(odd.kept))
     again = sum(outcomes["retryable"].to_pylist()) + sum(problem is not None for problem in problems)
-    return msgspec.structs.replace(batch, collected=True, doubtful=again, anomalies=dict(odd.counts))
+    return msgspec.structs.replace(
+        batch, collected=True, doubtful=again, anomalies=dict(odd.counts), usd=outcomes_cost(outcomes)
+    )
 
 
 class _Odd:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ractobatch_dagster.provider.translate import misses_file
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.absorbing import absorb
+from ractobatch_dagster.submission.budget import Limit, Purse
 from ractobatch_dagster.submission.collecting import Validator, collect
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import Looked, look, scan
@@ -81,6 +82,7 @@ class Engine:
         enough: Whether to stop here, asked before each batch and page; what is left is for the next time.
         largest_upload: Input files of more bytes are left for somebody with more time.
         workers: How many transfers, and processes, are under way at a time; one after the other where not given.
+        budgets: What batches may cost.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class Engine:
         enough: Callable[[], bool] = lambda: False,
         largest_upload: float = float("inf"),
         workers: Workers | None = None,
+        budgets: Sequence[Limit] = (),
     ) -> None:
         self._store = store
+        self._purse = Purse(store, budgets, now)
         self._provider = provider
         self._limits = limits
         self._metadata = dict(metadata or {})
@@ -135,7 +139,7 @@ class Engine:
             ConfigurationError: The submission was sent to another provider.
             StoreError: The state could not be read or written.
         """
-        state = self._released(files, self._ours(files))
+        state = began = self._released(files, self._ours(files))
         problems: list[ProviderError] = []
         for kind in _ORDER:
             going = kind in steps
@@ -157,6 +161,7 @@ class Engine:
                     state = files.state()
                 # creates go wave after wave for as long as they succeed
                 going = kind is Create and state != before and len(problems) == known
+        self._purse.settle(began, state, files)
         if problems:
             raise _summed_up(problems)
         return state
@@ -208,7 +213,7 @@ class Engine:
                 return state
             return upload(provider, files, state, small, now, log, self._enough, problems, self._workers)
         if isinstance(step, Create):
-            return self._create(files, step, problems)
+            return self._create(files, state, step, problems)
         if isinstance(step, Poll):
             return self._poll(files, state, step, looked, problems)
         if isinstance(step, Collect):
@@ -218,21 +223,33 @@ class Engine:
 
     # -- creating -------------------------------------------------------------------------------
 
-    def _create(self, files: SubmissionFiles, step: Create, problems: list[ProviderError]) -> SubmissionState:
-        """Intent, create, record. A crash between the commits is healed by `resolve`."""
+    def _create(
+        self, files: SubmissionFiles, state: SubmissionState, step: Create, problems: list[ProviderError]
+    ) -> SubmissionState:
+        """Intent, budget, create, record. A crash between the commits is healed by `resolve`."""
         now = self._now()
         intent = Intent(writer=self._writer, at=now)
+        wanted, held = self._purse.fitting(state, step.batches)
+        if held != state.held:
+            state = files.replace(lambda _: {"held": held})
+            self._log(f"waiting for the budget: {held}" if held else "the budget admits batches again")
+        if not wanted:
+            return state
 
         def intend(state: SubmissionState) -> Changes:
             return {
                 batch.number: msgspec.structs.replace(batch, intent=intent)
                 for batch in state.batches
-                if batch.number in step.batches and batch.stage == "uploaded" and batch.not_before <= now
+                if batch.number in wanted and batch.stage == "uploaded" and batch.not_before <= now
                 if not state.cancelled
             }
 
         state = files.change(intend)
         mine = [batch for batch in state.batches if batch.intent == intent]
+        if held := self._purse.reserve(files):
+            self._log(f"waiting for the budget: {held}")
+            files.replace(lambda _: {"held": held})
+            return self._record(files, {b.number: msgspec.structs.replace(b, intent=None) for b in mine}, (), 0.0)
         done: Changes = {}
         created: list[RemoteBatch] = []
         paused = 0.0

@@ -249,6 +249,7 @@ class _Sealing:
             rows=sum(share.rows for share in fresh),
             sealed=asking.rows,
             models=self.made.models,
+            most_tokens=self.made.most_tokens,
             requests=requests,
             max_rounds=terms.max_rounds,
             repairs=terms.repairs,

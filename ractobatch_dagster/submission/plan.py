@@ -278,6 +278,7 @@ class Progress:
     failed: int
     round: int
     collected: bool
+    held: int = 0
 
     @property
     def answered(self) -> int:
@@ -292,8 +293,10 @@ class Progress:
         parts = [f"{self.ended} of {self.batches} batches ended"]
         if self.running:
             parts.append(f"{self.running} running")
-        if self.waiting:
-            parts.append(f"{self.waiting} waiting to be created")
+        if self.waiting > self.held:
+            parts.append(f"{self.waiting - self.held} waiting to be created")
+        if self.held:
+            parts.append(f"{self.held} waiting for the budget")
         parts.append(f"{self.answered} of {self.requests} requests answered")
         if self.round:
             parts.append(f"round {self.round}")
@@ -312,6 +315,7 @@ def together(parts: Sequence[Progress]) -> Progress:
         failed=sum(one.failed for one in parts),
         round=max(one.round for one in parts),
         collected=all(one.collected for one in parts),
+        held=sum(one.held for one in parts),
     )
 
 
@@ -330,6 +334,7 @@ def progress(state: SubmissionState) -> Progress:
         failed=sum(batch.failed for batch in current),
         round=round_,
         collected=state.collected,
+        held=stages.count("uploaded") if state.held else 0,
     )
 
 

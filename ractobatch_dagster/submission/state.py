@@ -121,6 +121,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         anomalies: What its files held that belongs to no request, counted.
         gone: The provider no longer has its answers.
         ended_at: When it was first seen to have ended without showing its files.
+        usd: What its answers cost, once collected; `None` where the model's price is not known.
         seen_at: When its status or its count of answers last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
@@ -155,6 +156,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: dict[str, int] = {}
     gone: bool = False
     ended_at: float = 0.0
+    usd: float | None = None
     seen_at: float = 0.0
 
     @property
@@ -182,6 +184,8 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         fingerprint: Hash of what all its requests share.
         parts: Hashes of what the fingerprint is made of, by name, to tell a person what changed.
         models: The models that its rows ask, where each names its own; `model` is that of those that name none.
+        most_tokens: How many output tokens a request may take at most; `None` where that is not limited.
+        held: What of a budget stops it from creating more batches, if anything does.
         rows: How many rows its partitions have.
         sealed: How many rows were sealed; some may belong to partitions that another submission goes on with.
         max_rounds: How many times a row is asked again after failures that are worth it.
@@ -207,6 +211,8 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     rows: int
     sealed: int
     models: tuple[str, ...] = ()
+    most_tokens: int | None = None
+    held: str = ""
     requests: int
     max_rounds: int
     repairs: int = 0

@@ -30,6 +30,7 @@ from ractobatch_dagster.submission import (
     rounds,
 )
 from ractobatch_dagster.submission.asking import Asking, asked_rows
+from ractobatch_dagster.submission.budget import Purse
 from ractobatch_dagster.submission.engine import Engine
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.log import Log, Version
@@ -78,7 +79,7 @@ def _mutant(**stress: Any) -> Callable[[Callable[[], Patches]], Callable[[], Pat
 
 @_mutant()
 def creates_without_a_committed_intent() -> Patches:
-    def create(self: Any, files: Any, step: Any, problems: list[ProviderError]) -> Any:
+    def create(self: Any, files: Any, state: Any, step: Any, problems: list[ProviderError]) -> Any:
         state = files.state()
         done: dict[int, BatchState] = {}
         for batch in state.batches:
@@ -90,6 +91,16 @@ def creates_without_a_committed_intent() -> Patches:
         return files.change(lambda newest: {b.number: done[b.number] for b in newest.batches if b.number in done})
 
     return [(Engine, "_create", create)]
+
+
+@_mutant(setting_budget=3.0, setting_models=0)
+def creates_whatever_the_budget_is() -> Patches:
+    return [(Purse, "fitting", lambda _, state, numbers: (list(numbers), "")), (Purse, "reserve", lambda *_: "")]
+
+
+@_mutant(setting_budget=3.0, setting_models=0, setting_reruns=2, setting_packed=False)
+def only_looks_at_the_budget_and_reserves_nothing() -> Patches:
+    return [(Purse, "reserve", lambda *_: "")]
 
 
 @_mutant()

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from ractobatch_dagster.io_manager import table_path
 from ractobatch_dagster.models import ROW_STATUSES
+from ractobatch_dagster.results.cost import answers_cost
 from ractobatch_dagster.submission.files import read_parquet
 from tests.simulation.actors import Play, submissions, version_in
 from tests.simulation.answers import Request, Verdict, answer_to
-from tests.simulation.setting import COMMON, frame_of, model_of
-from tests.simulation.stage import ASSET
-from tests.simulation.world import Batch
+from tests.simulation.setting import COMMON, MODEL, frame_of, model_of
+from tests.simulation.stage import A_REQUEST_USD, ASSET, MOST_TOKENS
+from tests.simulation.world import ENDED, Batch
 
 __all__ = ["Tally", "judge"]
 
@@ -78,6 +79,14 @@ def judge(play: Play) -> tuple[list[str], Tally]:
     return _Judge(play).all()
 
 
+_AN_ANSWER_USD = answers_cost(MODEL, MOST_TOKENS) or 0.0
+"""What a request may cost, without its prompt."""
+
+
+def _ended_at(batch: Batch) -> float:
+    return next((at for at, status in batch.history if status in ENDED), float("inf"))
+
+
 class _Judge:
     def __init__(self, play: Play) -> None:
         self.play = play
@@ -100,6 +109,7 @@ class _Judge:
             *self.play.broken,
             *self.play.orchestrator.odd,
             *self._models(),
+            *self._budget(),
             *self._strays(),
             *self._paid_twice(),
             *self._attempts(),
@@ -117,6 +127,21 @@ class _Judge:
             for request in batch.requests:
                 if request.model != model_of(request.question, self.play.setting.models):
                     yield f"batch {batch.id} asks {request.model} for {request.question!r}"
+
+    def _budget(self) -> Iterator[str]:
+        """What batches that are open together may cost is never more than the budget, until that is raised."""
+        if not self.play.setting.budget:
+            return
+        strays = {batch.id for batch in self.strays}
+        mine = [one for one in self.play.world.batches.values() if one.id not in strays and not one.doubled]
+        for batch in mine:
+            if batch.created_at >= self.play.calm_at:
+                continue
+            together = [one for one in mine if one.created_at <= batch.created_at < _ended_at(one)]
+            requests = sum(len(one.requests) for one in together)
+            if requests * _AN_ANSWER_USD > self.play.setting.budget * A_REQUEST_USD:
+                money = self.play.setting.budget
+                yield f"with {batch.id} {requests} requests are open, and there is money for {money:.1f}"
 
     # -- money ------------------------------------------------------------------------------------
 

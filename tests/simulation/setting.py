@@ -48,6 +48,8 @@ class Setting:
     """Whether it is our IO manager that writes the tables."""
     chaos: float
     """Seconds until the misfortunes end."""
+    budget: float = 0.0
+    """For how many requests there is money until the misfortunes end; no limit where it is nothing."""
     models: int = 0
     """How many models the rows name, each its own; none where all ask the same."""
 
@@ -139,6 +141,7 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
         ),
     )
     setting.models = random.randint(1, 3) if maybe(0.35) else 0
+    setting.budget = random.uniform(0, 12) if maybe(0.3) and not setting.models else 0.0
     return setting, chances, store, wire, world
 
 

@@ -29,6 +29,7 @@ from ractobatch_dagster.spec import RESOURCE, BatchSpec
 from ractobatch_dagster.store import StoreClock
 from ractobatch_dagster.submission import answered, engine, reusing, rows
 from ractobatch_dagster.submission.alarms import Patience
+from ractobatch_dagster.submission.budget import Limit
 from ractobatch_dagster.submission.engine import Engine
 from ractobatch_dagster.submission.files import TableFiles
 from tests.simulation.orchestrator import Orchestrator, Run
@@ -70,7 +71,15 @@ class Resource:
     def engine(self, *, log: Any, provider: Provider | None = None, **options: Any) -> Engine:
         """As `OpenAIBatchResource.engine`."""
         stage = self._stage
-        return Engine(stage.store, provider or stage.provider, limits=self.limits(), now=self.now, log=log, **options)
+        return Engine(
+            stage.store,
+            provider or stage.provider,
+            limits=self.limits(),
+            now=self.now,
+            log=log,
+            budgets=[Limit(usd=stage.budget_usd, per="total")] if stage.setting.budget else [],
+            **options,
+        )
 
 
 @dataclass(slots=True)
@@ -113,7 +122,8 @@ class Stage:
         self.world.settle(self.scheduler.now)
         self.wire = Wire(self.scheduler, self.world, wire)
         self.orchestrator = Orchestrator(self.scheduler, self._execute, self.setting.keys)
-        self.over = False
+        self.over = self.calm = False
+        self.calm_at = float("inf")
         self._store_chances, self._wire_chances, self._world_chances = store, wire, world
 
     def _execute(self, run: Run) -> None:
@@ -136,7 +146,7 @@ class Stage:
         return BatchSpec(
             asset=dg.AssetKey([ASSET]),
             submission_asset=dg.AssetKey([f"{ASSET}_submission"]),
-            template=RequestTemplate(MODEL),
+            template=RequestTemplate(MODEL, max_tokens=MOST_TOKENS),
             overrides=Overrides({"model": "model"}) if self.setting.models else None,
             resource_key="openai_batch",
             key=None,
@@ -154,6 +164,11 @@ class Stage:
             on_change=self.setting.on_change,  # type: ignore[arg-type]
             on_terminate="keep",
         )
+
+    @property
+    def budget_usd(self) -> float:
+        """What all batches may cost; as much as anybody wants once nothing goes wrong any more."""
+        return 1_000.0 if self.calm else self.setting.budget * A_REQUEST_USD
 
     @property
     def definition_metadata(self) -> dict[str, Any]:
@@ -174,7 +189,8 @@ class Stage:
         return quiet
 
     def becomes_calm(self) -> None:
-        """No misfortune from now on; what is under way stays so."""
+        """No misfortune from now on; what is under way stays so. Budgets are raised."""
+        self.calm, self.calm_at = True, self.scheduler.now
         clear(self.scheduler.chances)
         self.scheduler.right_clocks()
         clear(self._store_chances)
@@ -184,6 +200,12 @@ class Stage:
         self._world_chances.verdicts.clear()
         self._world_chances.output_lost = self._world_chances.output_vanishes = self._world_chances.slow = 0.0
         self.scheduler.note("-- from here on nothing goes wrong --")
+
+
+MOST_TOKENS = 1_000
+
+A_REQUEST_USD = 0.00032
+"""What a request may cost, about: that of its answer, and a little for the prompt."""
 
 
 def clear(chances: Any) -> None:

@@ -1,0 +1,216 @@
+"""Budgets: what batches may cost is reserved in the store before they are created, and settled to what they did cost.
+
+An intent to create is committed first, then what the submission may cost with it is written into one ledger, by one
+atomic commit after the other; only then is anything created. So of two that want the last of a budget one is too late,
+and a crash anywhere leaves too much reserved, never too little; whoever goes on with the submission puts that right.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
+from ractobatch_dagster.results.cost import answers_cost, prompts_cost
+from ractobatch_dagster.store import Store
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.log import Log
+from ractobatch_dagster.submission.state import BatchState, SubmissionState
+
+__all__ = ["PERIODS", "Limit", "Purse", "committed", "may_cost"]
+
+Period = Literal["submission", "day", "week", "month", "total"]
+PERIODS: tuple[Period, ...] = ("submission", "day", "week", "month", "total")
+
+_MANY, _OLD = 1_000, dt.timedelta(days=62)
+"""With so many entries, those that have not changed for so long are summed up by table and day."""
+
+_ROUNDING = 1e-9
+
+Days = dict[str, float]
+"""US dollars by day (UTC), as ISO has it."""
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """So many US dollars at most in a period, for one table or for all of a root."""
+
+    usd: float
+    per: Period
+    asset: str | None = None
+
+    def __str__(self) -> str:
+        whose = f"for {self.asset!r}" if self.asset else "for all tables"
+        return f"{_usd(self.usd)} {'in all' if self.per == 'total' else f'a {self.per}'} {whose}"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one submission has spent, or may still spend on batches that were created."""
+
+    asset: str
+    days: Days
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """All entries, by submission; under an asset's name in brackets what its old ones come to."""
+
+    entries: dict[str, Entry] = {}
+
+
+def may_cost(state: SubmissionState, batch: BatchState) -> float | None:
+    """What a batch may cost at most, by its bytes and the most tokens of its answers; `None` where nobody can know."""
+    model = batch.model or state.model
+    if state.most_tokens is None:
+        return None
+    prompts = prompts_cost(model, batch.size // BYTES_PER_TOKEN)
+    answers = answers_cost(model, batch.requests * state.most_tokens) if state.most_tokens else 0.0
+    return None if prompts is None or answers is None else prompts + answers
+
+
+def committed(state: SubmissionState) -> Days:
+    """What the submission's batches have cost, by the day of their creation; or may cost, until they are collected."""
+    days: Days = {}
+    for batch in state.batches:
+        if batch.batch_id is None and batch.intent is None:
+            continue
+        at = batch.created_at or (batch.intent.at if batch.intent else 0.0)
+        usd = batch.usd if batch.collected and batch.usd is not None else may_cost(state, batch)
+        day = _day(at).isoformat()
+        days[day] = days.get(day, 0.0) + (usd or 0.0)
+    return {day: usd for day, usd in days.items() if usd}
+
+
+class Purse:
+    """The budgets of a root.
+
+    Args:
+        store: The root.
+        limits: What is admitted; none is no limit, and then nothing is written either.
+        now: Seconds since 1970, by the store's clock.
+    """
+
+    def __init__(self, store: Store, limits: Sequence[Limit], now: Callable[[], float]) -> None:
+        self._log = Log(store, "budget/log", Ledger)
+        self._limits, self._now = limits, now
+        self._reserved: set[str] = set()  # submissions for which something was reserved and not settled since
+
+    def fitting(self, state: SubmissionState, numbers: Collection[int]) -> tuple[list[int], str]:
+        """Which of these batches fit the budgets as they stand, in their order, and what stops the others.
+
+        Nothing is reserved by that.
+        """
+        limits = [limit for limit in self._limits if limit.asset in (None, state.asset)]
+        if not limits:
+            return list(numbers), ""
+        ledger, today = self._ledger(), _day(self._now())
+        left = [(limit, limit.usd - _spent(limit, ledger, state, today)) for limit in limits]
+        fits, added = list[int](), 0.0
+        for batch in (batch for batch in state.batches if batch.number in numbers):
+            usd = may_cost(state, batch)
+            if usd is None:
+                return fits, _UNKNOWN.format(batch.number, batch.model or state.model)
+            for limit, rest in left:
+                if added + usd > rest + _ROUNDING:
+                    return fits, (
+                        f"batch {batch.number} may cost {_usd(usd)}, and of the budget of {limit} "
+                        f"{_usd(max(rest - added, 0.0))} are left"
+                    )
+            added += usd
+            fits.append(batch.number)
+        return fits, ""
+
+    def reserve(self, files: SubmissionFiles) -> str:
+        """Write down what the submission may cost with what it intends; why not, if somebody else was quicker.
+
+        Its state is read anew after the ledger is, in each try: whoever intends more meanwhile writes after us, or
+        makes us try again, so that no entry is ever lower than what was intended before it.
+        """
+        why = ""
+
+        def reserved(ledger: Ledger | None) -> Ledger | None:
+            nonlocal why
+            state, today = files.state(), _day(self._now())
+            after = self._with(ledger, state)
+            over = [limit for limit in self._limits if limit.asset in (None, state.asset)
+                    if _spent(limit, after, state, today) > limit.usd + _ROUNDING]  # fmt: skip
+            why = f"somebody else has just taken what was left of the budget of {over[0]}" if over else ""
+            return None if over else after
+
+        if self._limits:
+            self._log.update(reserved)
+            self._reserved.add(files.id)
+        return why
+
+    def settle(self, before: SubmissionState, state: SubmissionState, files: SubmissionFiles) -> None:
+        """Write down what the submission has come to, where that may be another sum than before."""
+        if not self._limits:
+            return
+        if files.id in self._reserved or state.collected or committed(before) != committed(state):
+            self._log.update(lambda ledger: self._with(ledger, files.state()))  # as in `reserve`
+            self._reserved.discard(files.id)
+
+    def _ledger(self) -> Ledger:
+        version = self._log.load()
+        return version.state if version is not None else Ledger()
+
+    def _with(self, ledger: Ledger | None, state: SubmissionState) -> Ledger:
+        entries = dict(ledger.entries) if ledger is not None else {}
+        days = committed(state)
+        if days:
+            entries[state.id] = Entry(asset=state.asset, days=days)
+        else:
+            entries.pop(state.id, None)
+        return Ledger(entries=_folded(entries, _day(self._now())) if len(entries) > _MANY else entries)
+
+
+def _spent(limit: Limit, ledger: Ledger, state: SubmissionState, today: dt.date) -> float:
+    """What counts against a limit: this submission as it is now, the others as they were written down."""
+    mine = committed(state)
+    if limit.per == "submission":
+        return sum(mine.values())
+    others = [entry.days for id_, entry in ledger.entries.items() if id_ != state.id
+              if limit.asset in (None, entry.asset)]  # fmt: skip
+    return sum(_within(limit.per, [mine, *others], today))
+
+
+def _within(per: Period, spent: Sequence[Days], today: dt.date) -> Iterator[float]:
+    for days in spent:
+        for day, usd in days.items():
+            if per == "total" or _window(per, dt.date.fromisoformat(day)) == _window(per, today):
+                yield usd
+
+
+def _window(per: Period, day: dt.date) -> tuple[int, ...]:
+    if per == "month":
+        return day.year, day.month
+    return day.isocalendar()[:2] if per == "week" else (day.toordinal(),)
+
+
+def _folded(entries: Mapping[str, Entry], today: dt.date) -> dict[str, Entry]:
+    """The entries, with old ones summed up; their submissions have long been collected."""
+    kept: dict[str, Entry] = {}
+    old: dict[str, Days] = {}
+    for id_, entry in entries.items():
+        if dt.date.fromisoformat(max(entry.days)) + _OLD >= today:
+            kept[id_] = entry
+            continue
+        days = old.setdefault(entry.asset, {})
+        for day, usd in entry.days.items():
+            days[day] = days.get(day, 0.0) + usd
+    return kept | {f"[{asset}]": Entry(asset=asset, days=days) for asset, days in old.items()}
+
+
+def _day(at: float) -> dt.date:
+    return dt.datetime.fromtimestamp(at, dt.UTC).date()
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.2f} USD" if amount >= 1 or not amount else f"{amount:.2g} USD"
+
+
+_UNKNOWN = (
+    "nobody knows what batch {} may cost: a budget needs `max_tokens`, and a model whose batch price is known, as {} "
+    "may not be"
+)
