@@ -10,7 +10,7 @@ UV = $(BIN)/uv
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-integration test-oldest test-io test-ui docs simulate fuzz bench bench-quick lint format lock install clean
+.PHONY: help demo ui test test-integration test-oldest matrix test-io test-ui docs simulate fuzz bench bench-quick lint format lock install clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -51,6 +51,11 @@ test-oldest: $(UV)  ## Run the tests with the oldest versions of everything that
 	$(UV) pip install --python .venv-oldest/bin/python --resolution lowest-direct --quiet \
 	  --editable '.[polars,local,ui]' --group dev
 	.venv-oldest/bin/python -m pytest -n auto --maxprocesses=8 -m "not integration and not ui"
+
+PYTHONS ?= 3.11 3.12 3.13 3.14
+
+matrix: $(READY)  ## Run the tests with each of PYTHONS, oldest and newest versions of everything, and write README's table; an hour
+	$(BIN)/python -m tests.matrix --pythons $(PYTHONS)
 
 test-io: $(UV)  ## Run the tests with the DuckDB, Delta Lake and Iceberg IO managers, which want a Dagster of their own
 	$(PYTHON) -m venv --clear .venv-io
