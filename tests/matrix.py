@@ -1,7 +1,7 @@
 """Run the tests with several Pythons, each with the oldest and the newest versions that we say we support.
 
-`make matrix` runs it and writes what came of it into README.md. Each combination has an environment of its own and takes
-minutes. A Python that is not on this machine is left out, and the table says so.
+`make matrix` runs it and writes what came of it into README.md. Each combination has an environment of its own and
+takes minutes. A Python that is not on this machine is left out, and its line in the table stays as it was.
 """
 
 from __future__ import annotations
