@@ -223,8 +223,9 @@ def batch_asset(
         max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
         extra: Merged last into every request body; a value of `None` removes the key.
         overrides: What a row says of its own request, each with the column that says it: `model`, `temperature`,
-            `max_tokens`, `system` (a system prompt instead of `prompt`), `extra` (merged last), and `body` (the whole
-            body, but for the model where it names none). `extra` and `body` are JSON, or structs, whose nulls do not
+            `max_tokens`, `system` (a system prompt instead of `prompt`), `extra` (merged last), `files` (pictures and
+            PDFs that go with the prompt: an address, a path, bytes, or a list of those), and `body` (the whole body,
+            but for the model where it names none). `extra` and `body` are JSON, or structs, whose nulls do not
             count. A null or an empty text leaves it to what is said here. Rows of several models become batches of one
             each. A `temperature` that is said here does not go to reasoning models that rows name. Where rows give a
             `body`, the column `user_message` may be left out: it gets the last message's text.

@@ -36,6 +36,20 @@ class RactoFile:
         """A file from memory."""
         return cls(data, mime_type, name)
 
+    @classmethod
+    def from_content(cls, data: bytes) -> RactoFile:
+        """A picture or a PDF from memory; its kind is told from its first bytes.
+
+        Raises:
+            ValueError: It is neither JPEG, PNG, GIF, WebP nor PDF.
+        """
+        for start, mime_type in _MAGIC:
+            if data.startswith(start):
+                return cls(data, mime_type, f"file.{mime_type.rpartition('/')[2]}")
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return cls(data, "image/webp", "file.webp")
+        raise ValueError(f"{len(data)} bytes are neither JPEG, PNG, GIF, WebP nor PDF")
+
     @property
     def base64_data(self) -> str:
         """The bytes as base64 text."""
@@ -62,6 +76,14 @@ class RactoFile:
         return f"data:{self.mime_type};base64,{self.base64_data}"
 
 
+_MAGIC = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"%PDF", "application/pdf"),
+)
+
+
 def user_content(text: str, files: Sequence[RactoFile], provider: str) -> dict[str, Any]:
     """The `content` of a user message (and `images` for Ollama), the files before the text, in the provider's shape.
 
@@ -84,6 +106,17 @@ def _openai(part: RactoFile | str) -> dict[str, Any]:
     if part.is_text:
         return {"type": "text", "text": _decoded(part)}
     return {"type": "file", "file": {"filename": part.name or "file", "file_data": part.data_url}}
+
+
+def _responses(part: RactoFile | str) -> dict[str, Any]:
+    """As the Responses API has them."""
+    if isinstance(part, str):
+        return {"type": "input_text", "text": part}
+    if part.is_image:
+        return {"type": "input_image", "image_url": part.data_url}
+    if part.is_text:
+        return {"type": "input_text", "text": _decoded(part)}
+    return {"type": "input_file", "filename": part.name or "file", "file_data": part.data_url}
 
 
 def _anthropic(part: RactoFile | str) -> dict[str, Any]:
@@ -120,6 +153,7 @@ def _decoded(file: RactoFile) -> str:
 
 _SHAPES: dict[str, Callable[[RactoFile | str], dict[str, Any]]] = {
     "openai": _openai,
+    "openai-responses": _responses,
     "generic": _openai,
     "anthropic": _anthropic,
     "google": _google,

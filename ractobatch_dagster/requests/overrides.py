@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ractobatch_dagster.attachment import RactoFile
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
 from ractobatch_dagster.requests.frame import PROMPT, open_frame
 
@@ -19,7 +20,8 @@ __all__ = ["OVERRIDES", "Overrides", "Own"]
 class Own(NamedTuple):
     """What one row says; `None` for what it leaves to all.
 
-    `extra` is JSON, so that equal ones are told; `body` takes the place of everything else.
+    `extra` is JSON, so that equal ones are told; `files` go with the prompt, those that are text being addresses;
+    `body` takes the place of everything else.
     """
 
     model: str | None = None
@@ -27,6 +29,7 @@ class Own(NamedTuple):
     max_tokens: int | None = None
     system: str | None = None
     extra: str | None = None
+    files: tuple[RactoFile | str, ...] | None = None
     body: dict[str, Any] | None = None
 
 
@@ -51,7 +54,7 @@ class Overrides:
                 raise ConfigurationError(f"overrides: {name!r} is none of {', '.join(OVERRIDES)}.")
             if not isinstance(column, str) or not column:
                 raise ConfigurationError(f"overrides: {name!r} needs the name of a column, and {column!r} is none.")
-        if turns is None and (needless := sorted(columns.keys() & {"temperature", "max_tokens", "system"})):
+        if turns is None and (needless := sorted(columns.keys() & {"temperature", "max_tokens", "system", "files"})):
             raise ConfigurationError(f"overrides: the embeddings endpoint takes no {needless[0]!r}.")
         self.columns, self._turns = dict(columns), turns
         self._readers: Mapping[str, Callable[[Any], Any]] = {
@@ -60,6 +63,7 @@ class Overrides:
             "max_tokens": _max_tokens,
             "system": _text,
             "extra": _extra,
+            "files": _files,
             "body": self._body,
         }
 
@@ -201,6 +205,23 @@ def _number(value: Any) -> float:
 
 def _extra(value: Any) -> str:
     return json.dumps(_object(value), sort_keys=True)
+
+
+def _files(value: Any) -> tuple[RactoFile | str, ...] | None:
+    return tuple(map(_file, value if isinstance(value, list) else [value])) or None
+
+
+def _file(value: Any) -> RactoFile | str:
+    if isinstance(value, bytes):
+        return RactoFile.from_content(value)
+    if not isinstance(value, str):
+        raise ValueError(f"holds no file but {value!r}")
+    if value.startswith(("https://", "http://", "data:")):
+        return value
+    try:
+        return RactoFile.from_path(value)
+    except OSError as error:
+        raise ValueError(f"is neither an address nor a file: {error}") from error
 
 
 def _object(value: Any) -> dict[str, Any]:

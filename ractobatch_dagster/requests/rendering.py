@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ractobatch_dagster.attachment import RactoFile, user_content
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.body import RequestTemplate, is_reasoning_model
+from ractobatch_dagster.requests.body import RESPONSES, TURNS, RequestTemplate, is_reasoning_model
 from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
 from ractobatch_dagster.requests.overrides import Overrides, Own
 
@@ -115,12 +116,12 @@ class Requests:
         if self.overrides is None:
             return [self._template.body(prompt) for prompt in prompts]
         own = self.overrides.rows(block, named)
-        return [self._body(one) or self._of(one).body(prompt) for one, prompt in zip(own, prompts, strict=True)]
+        return [self._body(one, prompt) or self._of(one).body(prompt) for one, prompt in zip(own, prompts, strict=True)]
 
     def _one(self, own: Own, prompt: str) -> tuple[bytes, bytes, str]:
-        body = self._body(own)
+        body = self._body(own, prompt)
         if body is not None:
-            self._limited(body)
+            self._limited(body, known=not any(isinstance(one, str) for one in own.files or ()))
             return (
                 body_part(self._template.endpoint, body),
                 body_hash(self._provider, self._template.endpoint, body),
@@ -129,14 +130,27 @@ class Requests:
         variant, escaped = self._variant(own), escape(prompt)
         return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
 
-    def _limited(self, body: Mapping[str, Any]) -> None:
-        most = _most_tokens(body)
+    def _limited(self, body: Mapping[str, Any], *, known: bool = True) -> None:
+        most = _most_tokens(body) if known else None  # what lies at an address may be of any size
         if most not in self._most:
             self._most.append(most)
 
-    def _body(self, own: Own) -> dict[str, Any] | None:
-        """The body that a row gives as a whole, but for the model where it names none."""
-        return None if own.body is None else {"model": own.model or self._template.model, **own.body}
+    def _body(self, own: Own, prompt: str) -> dict[str, Any] | None:
+        """The body that a row gives as a whole, but for the model where it names none; or one with files."""
+        if own.body is not None:
+            return {"model": own.model or self._template.model, **own.body}
+        if not own.files:
+            return None
+        body, endpoint = self._of(own).body(prompt), self._template.endpoint
+        turns = str(TURNS[endpoint])
+        *before, last = body[turns]
+        return {**body, turns: [*before, {**last, "content": _content(prompt, own.files, endpoint)}]}
+
+    def parts(self, block: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """The block, in small parts where rows have files, which may be much larger than what names them."""
+        if self.overrides is None or "files" not in self.overrides.columns:
+            return [block]
+        return [block.slice(start, _WITH_FILES) for start in range(0, len(block), _WITH_FILES)]
 
     def _made(self, own: Own) -> _Variant:
         template = self._of(own)
@@ -162,6 +176,27 @@ class Requests:
             max_tokens=own.max_tokens or shared.max_tokens,
             extra={**shared.extra, **(json.loads(own.extra) if own.extra else {})},
         )
+
+
+_WITH_FILES = 32
+"""So many rows with files are in memory at a time."""
+
+
+def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list[dict[str, Any]]:
+    """The content of a turn with files."""
+    shape = "openai-responses" if endpoint == RESPONSES else "openai"
+    parts = list[dict[str, Any]]()
+    for one in files:
+        if isinstance(one, RactoFile):
+            parts += user_content("", [one], shape)["content"][:1]
+        else:
+            parts.append(
+                {"type": "input_image", "image_url": one}
+                if endpoint == RESPONSES
+                else {"type": "image_url", "image_url": {"url": one}}
+            )
+    kind = "input_text" if endpoint == RESPONSES else "text"
+    return [*parts, {"type": kind, "text": text}]
 
 
 def _most_tokens(body: Mapping[str, Any]) -> int | None:

@@ -115,7 +115,7 @@ def preview(
         rules.check(stream.schema, key)
         requests.check(stream.schema, rules.where(key))
         place = 0
-        for block in blocks(stream):
+        for block in (part for whole in blocks(stream) for part in requests.parts(whole)):
             prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
             named = row_names(block, place, key=rules.key, where=rules.where(key))
             requests.check_rows(block, named)

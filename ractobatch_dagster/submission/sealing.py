@@ -106,7 +106,7 @@ def seal_rows(
     told = now()
     for key, (stream, _) in begun.items():
         start, digest = writer.rows, Digest(_told_apart(stream.schema))
-        for block in blocks(stream):
+        for block in (part for whole in blocks(stream) for part in requests.parts(whole)):
             place = writer.rows - start
             prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
             named = row_names(block, place, key=rules.key, where=rules.where(key))
