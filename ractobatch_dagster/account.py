@@ -52,6 +52,7 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
         requests_answered: How many of those have an answer, or an error.
         prompt_tokens_enqueued_estimated: Input tokens of the running batches, estimated from their bytes.
         prompt_cost_usd_enqueued_estimated: What those cost; answers come on top. Without models of unknown price.
+        spent_usd: What the collected answers of open submissions have cost. Without models of unknown price.
     """
 
     submissions: int = 0
@@ -64,6 +65,7 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
     requests_answered: int = 0
     prompt_tokens_enqueued_estimated: int = 0
     prompt_cost_usd_enqueued_estimated: float = 0.0
+    spent_usd: float = 0.0
 
     def as_json(self) -> str:
         """It as text, to tell whether it is as before."""
@@ -111,6 +113,7 @@ def under_way(states: Collection[SubmissionState]) -> UnderWay:
         requests=now.requests,
         requests_answered=now.answered,
         prompt_tokens_enqueued_estimated=sum(count for _, count in tokens),
+        spent_usd=round(sum(batch.usd or 0.0 for _, batch in batches), 6),
         prompt_cost_usd_enqueued_estimated=round(sum(prompts_cost(*one) or 0.0 for one in tokens), 6),
     )
 

@@ -141,8 +141,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     overrides: Annotated[
         dict[str, str] | None,
         _words(
-            "What a row says of its own request (model, temperature, max_tokens, system, extra, files, body), each with "
-            "the column that says it.",
+            "What a row says of its own request (model, temperature, max_tokens, system, extra, files, body), each "
+            "with the column that says it.",
             examples=[{"model": "model_column"}],
         ),
     ] = None

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from ractobatch_dagster import batch_asset
-from ractobatch_dagster.account import UnderWay, account_asset, account_key
+from ractobatch_dagster.account import UnderWay, account_asset, account_key, under_way
 from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.submission.files import TableFiles
 from tests.project import Project
 
 KEY = account_key("openai_batch")
@@ -122,3 +123,16 @@ def test_the_sentence() -> None:
         "next look in 30 s"
     )
     assert UnderWay().sentence(30) == "No submission is open."
+
+
+def test_what_was_spent_is_summed_up(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Of what is open and collected, as the rows will say once they land."""
+    project = Project(batch_server, tmp_path, one.assets)
+    project.run("one_submission")
+    batch_server.wait_idle()
+    files = TableFiles(project.resource.store, "one").submission(project.submissions("one")[0].id)
+    state = project.resource.engine(log=lambda _: None).advance(files)
+    spent = under_way([state]).spent_usd
+    project.land()
+    assert spent == pytest.approx(project.load("one")["llm_cost_usd"].sum(), abs=1e-6)
+    assert spent > 0
