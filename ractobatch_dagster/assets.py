@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from ractobatch_dagster.account import account_asset
+from ractobatch_dagster.arguments import (
+    Key,
+    carried,
+    column_name,
+    endpoint_path,
+    said_of,
+    submission_key,
+    table_key,
+)
 from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.chosen_checks import BatchCheck
@@ -18,7 +27,7 @@ from ractobatch_dagster.computing import all_in_one, asset_of, storage, submissi
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
-from ractobatch_dagster.requests.body import ENDPOINTS, TURNS, RequestTemplate
+from ractobatch_dagster.requests.body import TURNS, RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -33,8 +42,6 @@ if TYPE_CHECKING:
     from ractobatch_dagster.submission.previewing import Preview
 
 __all__ = ["BatchAsset", "batch_asset", "build_batch_assets"]
-
-Key = str | Sequence[str] | dg.AssetKey
 
 Endpoint = Literal["chat", "responses", "embeddings"]
 
@@ -292,13 +299,13 @@ def batch_asset(
     def decorate(function: Callable[..., Any]) -> BatchAsset:
         said: dict[str, Any] = {"group_name": group_name, "owners": owners, "tags": tags}
         about = dg.AssetSpec(
-            _table_key(asset_key, name or function.__name__, key_prefix),
+            table_key(asset_key, name or function.__name__, key_prefix),
             kinds={"openai", "parquet", *(kinds or ())},
             description=description or function.__doc__,
             metadata=metadata,
             **said,
         )
-        sender = _submission_key(about.key)
+        sender = submission_key(about.key)
         about = translator.get_asset_spec(BatchAssetData("table", model, about))
         sending = dg.AssetSpec(
             sender,
@@ -309,7 +316,7 @@ def batch_asset(
         )
         sending = translator.get_asset_spec(BatchAssetData("submission", model, sending, about.key))
         if sending.key == sender:  # of a rule that is about tables alone
-            sending = sending.replace_attributes(key=_submission_key(about.key))
+            sending = sending.replace_attributes(key=submission_key(about.key))
         request = RequestTemplate.of(
             model,
             prompt,
@@ -317,7 +324,7 @@ def batch_asset(
             temperature=temperature,
             max_tokens=max_tokens,
             extra=dict(extra or {}),
-            endpoint=_endpoint(endpoint),
+            endpoint=endpoint_path(endpoint),
         )
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
@@ -328,10 +335,10 @@ def batch_asset(
             prompts=PromptTemplate(template) if template is not None else None,
             overrides=Overrides(overrides, TURNS[request.endpoint]) if overrides else None,
             resource_key=resource_key,
-            key=_column(key),
+            key=column_name(key),
             partition_by=partition_by,
             pack=pack,
-            carry=_carried(carry, key),
+            carry=carried(carry, key),
             on_null=on_null,
             dedupe=dedupe,
             reuse=reuse,
@@ -360,7 +367,7 @@ def batch_asset(
             "automation_condition": automation_condition,
             "pool": pool,
         }
-        landing = {**_about(about), **storage(resource_key, io_manager_key)}
+        landing = {**said_of(about), **storage(resource_key, io_manager_key)}
         if not blocking:
             landing["metadata"] = {RESOURCE: resource_key, **about.metadata}  # by which the sensor knows it
         evaluated = [table_checks(spec, max_error_rate, checks)]
@@ -369,7 +376,7 @@ def batch_asset(
         if blocking:
             table = asset_of(all_in_one(spec, signature), **common, **entry, **landing)
             return BatchAsset(None, table, evaluated, [cancel_job(spec)], spec, signature)
-        entry |= _about(sending)
+        entry |= said_of(sending)
         if pieces > 1:
             from ractobatch_dagster.pieces import submission_in_pieces, table_in_pieces
 
@@ -415,52 +422,3 @@ def build_batch_assets(rows: Callable[..., Any] | Key, **options: Any) -> BatchA
         return rows
 
     return batch_asset(ins={"rows": dg.AssetIn(key=dg.AssetKey.from_coercible(rows))}, **options)(upstream)
-
-
-def _about(spec: dg.AssetSpec) -> dict[str, Any]:
-    """What a translator may say of an asset, as `dg.asset` takes it."""
-    return {
-        "key": spec.key,
-        "group_name": spec.group_name,
-        "owners": spec.owners,
-        "tags": {name: value for name, value in spec.tags.items() if not name.startswith(_KIND)},
-        "kinds": spec.kinds,
-        "description": spec.description,
-        "metadata": spec.metadata,
-    }
-
-
-_KIND = "dagster/kind/"
-
-
-def _table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | None) -> dg.AssetKey:
-    if asset_key is None:
-        return dg.AssetKey(name).with_prefix(prefix or [])
-    if prefix is not None:
-        raise ConfigurationError("Give `asset_key`, or `name` and `key_prefix`, not both.")
-    return asset_key if isinstance(asset_key, dg.AssetKey) else dg.AssetKey(asset_key)
-
-
-def _endpoint(name: str) -> str:
-    if name not in ENDPOINTS:
-        raise ConfigurationError(f"endpoint: {name!r} is none of {', '.join(ENDPOINTS)}.")
-    return ENDPOINTS[name]
-
-
-def _submission_key(table: dg.AssetKey) -> dg.AssetKey:
-    *prefix, last = table.path
-    return dg.AssetKey([*prefix, f"{last}_submission"])
-
-
-def _carried(carry: Sequence[str] | None, key: str | None) -> tuple[str, ...] | None:
-    if isinstance(carry, str):
-        raise ConfigurationError(f"`carry` is a list of columns, and {carry!r} is a text: write [{carry!r}].")
-    return None if carry is None else tuple(dict.fromkeys([*([key] if key else []), *carry]))
-
-
-def _column(key: object) -> str | None:
-    if key is not None and not isinstance(key, str):
-        raise ConfigurationError(
-            f"`key` names the column that identifies a row, and {key!r} is no name. The asset's key is `asset_key`."
-        )
-    return key

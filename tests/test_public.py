@@ -211,7 +211,19 @@ def _imports(path: Path) -> set[str]:
 
 DAGSTER_LAYER = {
     *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "terminating", "requesting"),
-    *("account", "chosen_checks", "confirming", "previewing", "ticking", "pieces", "signature", "spec", "metadata"),
+    *("account", "arguments", "chosen_checks", "confirming", "previewing", "ticking", "pieces", "signature", "spec"),
+    *("metadata",),
+        "account",
+        "arguments",
+        "chosen_checks",
+        "confirming",
+        "previewing",
+        "ticking",
+        "pieces",
+        "signature",
+        "spec",
+        "metadata",
+    ),
     *("computing", "translator", "cancelling", "component", "scaffolding"),
     *("yaml_checks", "yaml_output", "yaml_partitions", "yaml_source"),
 }
