@@ -68,7 +68,16 @@ def _model(kind: Any, inside: tuple[type, ...]) -> type[BaseModel]:
 
 
 def _dataclass_fields(kind: Any) -> dict[str, Any]:
-    """Each field as Pydantic has it."""
+    """Each field as Pydantic has it.
+
+    Raises:
+        ConfigurationError: One of Pydantic's own dataclasses has validators, which would not come along.
+    """
+    if fields := getattr(kind, "__pydantic_fields__", None):
+        told = kind.__pydantic_decorators__
+        if any(getattr(told, one.name) for one in dataclasses.fields(told)):
+            raise ConfigurationError(f"output: {kind.__name__} has validators; make it a Pydantic model.")
+        return dict(fields)
     made = {}
     for one in dataclasses.fields(kind):
         said: dict[str, Any] = {"description": one.metadata["description"]} if "description" in one.metadata else {}

@@ -89,6 +89,9 @@ class _Models:
             return Any
         if "$ref" in node:
             return self._reference(node["$ref"], path)
+        if "nullable" in node:  # as OpenAPI 3.0 says it
+            kind = self._kind({word: value for word, value in node.items() if word != "nullable"}, path, name)
+            return Union[kind, None] if node["nullable"] else kind  # noqa: UP007
         if {"anyOf", "oneOf", "allOf"} & node.keys():
             return self._combined(node, path, name)
         if "enum" in node or "const" in node:
@@ -108,6 +111,8 @@ class _Models:
             return self._kind({**node["allOf"][0], **{k: v for k, v in node.items() if k != "allOf"}}, path, name)
         several = "anyOf" if "anyOf" in node else "oneOf"
         _only(None, node, path, {several, "type"})
+        if all(isinstance(one, Mapping) and ({"enum", "const"} & one.keys()) for one in node[several]):
+            return _constants({"enum": [value for one in node[several] for value in _values(one)]}, path)
         parts = [
             self._kind(one, f"{path}.{several}[{place}]", f"{name}{place + 1}")
             for place, one in enumerate(node[several])
@@ -237,7 +242,7 @@ def _of_type(node: Node, kind: str) -> Node:
 
 def _constants(node: Node, path: str) -> Any:
     _only(None, node, path, {"type", "enum", "const"})
-    values = tuple(node["enum"] if "enum" in node else [node["const"]])
+    values = tuple(_values(node))
     if not values or not all(value is None or isinstance(value, str | int | bool) for value in values):
         raise ConfigurationError(f"{path}: constants are texts, whole numbers, booleans and null, not {values!r}.")
     return Literal[values]
@@ -247,6 +252,10 @@ def _unique(values: list[Any]) -> list[Any]:
     if any(value in values[:place] for place, value in enumerate(values)):
         raise ValueError("a value stands in the list twice")
     return values
+
+
+def _values(node: Node) -> list[Any]:
+    return list(node["enum"]) if "enum" in node else [node["const"]]
 
 
 def _said(node: Node, words: Mapping[str, str]) -> dict[str, Any]:

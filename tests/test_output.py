@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
+import pydantic.dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from ractobatch_dagster import ConfigurationError, OpenAIBatchComponent, RactoPrompt, batch_asset
 from ractobatch_dagster.json_schema import response_format
@@ -116,6 +117,53 @@ def test_formats_become_values() -> None:
     assert types["colour"] == "dictionary<values=string, indices=int32, ordered=0>"
     assert types["level"] == "int64"
     assert types["tags"] == "list<item: string>"
+
+
+def test_schemas_as_people_have_them() -> None:
+    """OpenAPI's `nullable`, and one of several constants, which is an enum."""
+    made = model_of_schema(
+        {
+            "type": "object",
+            "properties": {
+                "a": {"type": "string", "nullable": True},
+                "b": {"oneOf": [{"const": "x"}, {"enum": ["y", "z"]}]},
+            },
+            "required": ["a", "b"],
+        }
+    )
+    assert made.model_validate({"a": None, "b": "z"}).model_dump() == {"a": None, "b": "z"}
+    assert str(Answers(made).fields[1].type) == "dictionary<values=string, indices=int32, ordered=0>"
+    with pytest.raises(ValidationError):
+        made.model_validate({"a": None, "b": "w"})
+
+
+@pydantic.dataclasses.dataclass
+class Bounded:
+    """One of Pydantic's own."""
+
+    score: int = Field(ge=0, le=9, description="How much.")
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    """With a validator."""
+
+    score: int
+
+    @field_validator("score")
+    @classmethod
+    def _even(cls, score: int) -> int:
+        return score
+
+
+def test_pydantic_s_own_dataclasses_keep_what_they_say() -> None:
+    """Bounds and descriptions come along; validators would not, and are refused."""
+    made = output_type(Bounded)
+    with pytest.raises(ValidationError):
+        made.model_validate({"score": 10})
+    assert made.model_fields["score"].description == "How much."
+    with pytest.raises(ConfigurationError, match="Checked has validators; make it a Pydantic model"):
+        output_type(Checked)
 
 
 SCALARS = st.one_of(

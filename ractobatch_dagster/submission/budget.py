@@ -76,7 +76,8 @@ def committed(state: SubmissionState) -> Days:
         if batch.batch_id is None and batch.intent is None:
             continue
         at = batch.created_at or (batch.intent.at if batch.intent else 0.0)
-        usd = batch.usd if batch.collected and batch.usd is not None else may_cost(state, batch)
+        known = batch.collected and batch.usd is not None and not batch.gone  # answers that are gone were billed
+        usd = batch.usd if known else may_cost(state, batch)
         day = _day(at).isoformat()
         days[day] = days.get(day, 0.0) + (usd or 0.0)
     return {day: usd for day, usd in days.items() if usd}
