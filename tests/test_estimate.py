@@ -10,7 +10,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from ractobatch_dagster import InvalidInputError, batch_asset, cli
+from ractobatch_dagster import ConfigurationError, InvalidInputError, batch_asset, cli
 from ractobatch_dagster.local import LocalServer
 from ractobatch_dagster.requests.tokens import counter
 from ractobatch_dagster.results.cost import answers_cost, prompts_cost
@@ -137,6 +137,26 @@ def test_the_input_files_are_those_that_are_sent(batch_server: LocalServer, tmp_
     made = [path.read_bytes() for path in sorted((tmp_path / "inputs").iterdir())]
     assert made == sent
     assert len(made) == 3
+
+
+def test_a_folder_with_other_files_is_refused(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Those of an earlier estimate could be taken for this one's."""
+    resource = Project(batch_server, tmp_path, []).resource
+    asked.estimate(resource, {"rows": prompts(2)}, inputs=tmp_path / "inputs")
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        asked.estimate(resource, {"rows": prompts(1)}, inputs=tmp_path / "inputs")
+
+
+def test_embeddings_have_no_answers_to_pay_for(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Nothing comes on top."""
+
+    @batch_asset(model="text-embedding-3-small", endpoint="embeddings", name="asked")
+    def vectors(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows
+
+    made = vectors.estimate(Project(batch_server, tmp_path, []).resource, {"rows": prompts(5)})
+    assert made.completion_tokens_at_most == 0
+    assert "on top" not in str(made)
 
 
 def test_a_run_may_only_estimate(batch_server: LocalServer, tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ def counter(model: str) -> Callable[[Mapping[str, Any]], int] | None:
     return None if count is None else lambda body: _tokens(body, count)
 
 
+_AT_ONCE = 500_000
+"""The tokenizer takes less than a million characters at a time; to cut a longer text costs a token or none."""
+
+
 @lru_cache(maxsize=4)
 def _tokenizer(name: str) -> Callable[[str], int] | None:
     try:
@@ -39,7 +43,7 @@ def _tokenizer(name: str) -> Callable[[str], int] | None:
     except ImportError:
         return None
     encode = bpe_openai.get_encoding(name).encode_ordinary
-    return lambda text: len(encode(text))
+    return lambda text: sum(len(encode(text[at : at + _AT_ONCE])) for at in range(0, len(text), _AT_ONCE))
 
 
 def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.requests.encode import Encoder, custom_id, escape
 from ractobatch_dagster.requests.frame import PROMPT
@@ -59,7 +60,7 @@ class Estimate:
             requests that were looked at tell; `None` where tokens were not counted but guessed from the bytes.
         counted: How the tokens were counted.
         completion_tokens: Output tokens, if answers are as long as those of the last table; `None` where there is none.
-        completion_tokens_at_most: What `max_tokens` admits; `None` where it is not set.
+        completion_tokens_at_most: What `max_tokens` admits; `None` where it is not set, 0 for embeddings.
         prompt_cost_usd: What the input tokens cost at the batch rate; `None` where a model's price is not known.
         cost_usd: With the output tokens; `None` where either is not known.
         cost_usd_at_most: With the most output tokens that are admitted.
@@ -94,7 +95,7 @@ class Estimate:
                 f"with answers as long as the last ones: {self.completion_tokens:,} tokens more, "
                 f"{_usd(self.cost_usd)} in all"
             )
-        if self.completion_tokens_at_most is not None:
+        if self.completion_tokens_at_most:
             lines.append(
                 f"with answers of the most tokens: {self.completion_tokens_at_most:,} more, "
                 f"{_usd(self.cost_usd_at_most)} in all"
@@ -136,6 +137,7 @@ def estimate(
 
     Raises:
         InvalidInputError: A row or a column cannot be sent.
+        ConfigurationError: The folder is not empty.
     """
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         files = SubmissionFiles(Store(Path(folder) / "store"), "estimate", "estimate")
@@ -153,10 +155,12 @@ def estimate(
         batches = asking.plan(known, terms.limits, Path(folder))
         if inputs is not None:
             inputs.mkdir(parents=True, exist_ok=True)
+            if any(inputs.iterdir()):
+                raise ConfigurationError(f"{inputs} is not empty, so that nobody could tell which files are of now.")
             for batch in batches:
                 write_input(files, batch, requests.encoder, inputs / f"{batch.number:05d}.jsonl")
         typical = _typical_answer(table, paid)
-        return _summed(files, requests.encoder, terms, batches, rows, known, sample, typical)
+        return _summed(files, requests, terms, batches, rows, known, sample, typical)
 
 
 def _state(table: TableFiles | None) -> TableState | None:
@@ -166,7 +170,7 @@ def _state(table: TableFiles | None) -> TableState | None:
 
 def _summed(
     files: SubmissionFiles,
-    encoder: Encoder,
+    made: Requests,
     terms: Terms,
     batches: Sequence[BatchState],
     rows: int,
@@ -182,11 +186,10 @@ def _summed(
     asked = {model: sum(batch.requests for batch in some) for model, some in by_model.items()}
     requests = sum(asked.values())
     tokens = {
-        model: _tokens(files, encoder, model, some, round(sample * asked[model] / max(requests, 1)))
+        model: _tokens(files, made.encoder, model, some, round(sample * asked[model] / max(requests, 1)))
         for model, some in by_model.items()
     }
     errors = [error for _, error, _ in tokens.values()]
-    most = terms.template.max_tokens
     inputs = _total([prompts_cost(model, count) for model, (count, _, _) in tokens.items()])
 
     def with_answers(each: float | None) -> tuple[int | None, float | None]:
@@ -195,7 +198,7 @@ def _summed(
         outputs = _total([answers_cost(model, round(count * each)) for model, count in asked.items()])
         return round(requests * each), None if inputs is None or outputs is None else inputs + outputs
 
-    likely, at_most = with_answers(typical), with_answers(most)
+    likely, at_most = with_answers(typical), with_answers(made.most_tokens)
     return Estimate(
         rows=rows,
         requests=requests,

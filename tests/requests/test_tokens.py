@@ -49,6 +49,14 @@ def test_a_chat_is_counted_as_documented() -> None:
     assert count({"messages": [{"role": "assistant", "content": None}]}) == 3 + 3 + 1
 
 
+def test_a_very_long_text_is_counted_in_parts() -> None:
+    """The tokenizer itself refuses a million characters."""
+    count = tokens.counter("gpt-4o-mini")
+    assert count is not None
+    text = "word " * 300_000
+    assert count({"input": text}) == pytest.approx(300_000, abs=5)
+
+
 def test_without_the_tokenizer_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra, of forty megabytes."""
     real = builtins.__import__
