@@ -75,7 +75,8 @@ def committed(state: SubmissionState) -> Days:
     for batch in state.batches:
         if batch.batch_id is None and batch.intent is None:
             continue
-        at = batch.created_at or (batch.intent.at if batch.intent else 0.0)
+        intended = batch.intent.at if batch.intent else None
+        at = batch.created_at or intended or batch.file_created_at or state.created_at  # not every server tells when
         known = batch.collected and batch.usd is not None and not batch.gone  # answers that are gone were billed
         usd = batch.usd if known else may_cost(state, batch)
         day = _day(at).isoformat()

@@ -6,6 +6,7 @@ import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import pytest
 
@@ -202,6 +203,20 @@ def test_of_many_at_once_no_more_than_fit_are_created(batch_server: LocalServer,
     assert sum(created(files) for files in many) == 5
     reserved = sum(sum(entry.days.values()) for entry in purses.ledger().entries.values())
     assert reserved == pytest.approx(sum(sum(committed(files.state()).values()) for files in many))
+
+
+def test_a_server_that_does_not_say_when_counts_all_the_same(bench: Bench) -> None:
+    """Then the batch is as old as its input file."""
+    purses = Purses(bench, usd(2, "day"))
+    files = purses.open(3)
+    purses.engine().advance(files, steps=SUBMIT)
+    state = files.state()
+    silent = msgspec.structs.replace(
+        state, batches=tuple(msgspec.structs.replace(one, created_at=None) for one in state.batches)
+    )
+    assert committed(silent) == committed(state)
+    without = tuple(msgspec.structs.replace(one, file_created_at=0.0) for one in silent.batches)
+    assert committed(msgspec.structs.replace(silent, batches=without)) == committed(state)
 
 
 def test_old_entries_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
