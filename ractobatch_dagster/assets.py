@@ -221,7 +221,7 @@ def batch_asset(
         output: What an answer is to be, where the prompt does not say it: a Pydantic model, a dataclass, a TypedDict,
             or a JSON Schema whose root is an object. Sent as a strict `response_format`; its fields become columns.
         endpoint: What is asked: `chat`, `responses`, or `embeddings`, whose answers are a column `embedding` of
-            vectors: 32-bit floats, of a fixed length where the model or `extra={"dimensions": …}` tells it.
+            vectors: lists of 32-bit floats, as long as the model or `extra={"dimensions": …}` says.
         template: Makes the column `user_message`, which the function's frame then must not have: a Jinja template over
             its columns, such as `"{{ subject }}\\n\\n{{ body }}"`. A null renders as nothing; a row whose columns are
             all null has no prompt.

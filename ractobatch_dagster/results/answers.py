@@ -45,7 +45,7 @@ class Answers:
         self._vectors = output_type if output_type is not None and issubclass(output_type, Embedding) else None
         self._columns = model_columns(output_type) if output_type else []
         if self._vectors:
-            self._columns = [replace(self._columns[0], type=vector_type(self._vectors.dimensions))]
+            self._columns = [replace(self._columns[0], type=vector_type())]
         self.fields = [column.field() for column in self._columns]
         kind = _plain_type(output_type) if output_type else None
         self.plain = kind is not None

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["read_vectors", "vector_type"]
 
 
-def vector_type(dimensions: int | None) -> pa.DataType:
-    """A list of 32-bit floats, of a fixed length where that is known."""
+def vector_type() -> pa.DataType:
+    """A list of 32-bit floats.
+
+    Not one of a fixed size, although each is of the length that was asked for: a row without an answer has none, and
+    PyArrow, up to version 24 at least, cannot write a Parquet file of such lists in which one is null.
+    """
     import pyarrow as pa
 
-    return pa.list_(pa.float32(), dimensions) if dimensions else pa.list_(pa.float32())
+    return pa.list_(pa.float32())
 
 
 def read_vectors(texts: Sequence[str | None], dimensions: int | None) -> tuple[pa.Array, list[str | None]]:
@@ -29,7 +33,6 @@ def read_vectors(texts: Sequence[str | None], dimensions: int | None) -> tuple[p
         texts: Base64 of little-endian 32-bit floats, as the API packs them, or a JSON list of numbers.
         dimensions: How long each must be.
     """
-    import numpy as np
     import pyarrow as pa
 
     vectors: list[np.ndarray | None] = []
@@ -38,13 +41,7 @@ def read_vectors(texts: Sequence[str | None], dimensions: int | None) -> tuple[p
         vector, problem = _vector(text, dimensions) if text is not None else (None, None)
         vectors.append(vector)
         problems.append(problem)
-    kind = vector_type(dimensions)
-    if dimensions is None:
-        return pa.array(vectors, kind), problems
-    nothing = np.zeros(dimensions, np.float32)
-    values = np.concatenate([nothing[:0], *(nothing if vector is None else vector for vector in vectors)])
-    absent = pa.array([vector is None for vector in vectors], pa.bool_())
-    return pa.FixedSizeListArray.from_arrays(pa.array(values), type=kind, mask=absent), problems
+    return pa.array(vectors, vector_type()), problems
 
 
 def _vector(text: str, dimensions: int | None) -> tuple[np.ndarray | None, str | None]:
