@@ -328,7 +328,7 @@ class _Judge:
     @staticmethod
     def _cause(one: Sent) -> str:
         """The status that this trial by itself would lead to."""
-        if one.batch.fate in _NOTHING_RAN:
+        if one.batch.fate in _NOTHING_RAN and one.batch.status == "failed":  # or it was cancelled before
             return "error"
         if one.lost:
             return "missing"
