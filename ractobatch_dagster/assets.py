@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,10 +24,11 @@ from ractobatch_dagster.cancelling import cancel_job
 from ractobatch_dagster.checks import table_checks
 from ractobatch_dagster.chosen_checks import BatchCheck
 from ractobatch_dagster.computing import all_in_one, asset_of, storage, submission_step, table_step
+from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
-from ractobatch_dagster.requests.body import TURNS, RequestTemplate
+from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -326,6 +327,8 @@ def batch_asset(
             extra=dict(extra or {}),
             endpoint=endpoint_path(endpoint),
         )
+        if request.endpoint == EMBEDDINGS and {"model", "extra", "body"} & (overrides or {}).keys():
+            request = replace(request, output_type=embedding_model(""))  # only the answer tells how long it is
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
         spec = BatchSpec(

@@ -19,6 +19,7 @@ from typing import (
 )
 
 from pydantic import BaseModel, Field, PydanticSchemaGenerationError, PydanticUserError, create_model
+from pydantic.fields import FieldInfo
 
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.schema_model import model_of_schema
@@ -78,13 +79,18 @@ def _dataclass_fields(kind: Any) -> dict[str, Any]:
         if any(getattr(told, one.name) for one in dataclasses.fields(told)):
             raise ConfigurationError(f"output: {kind.__name__} has validators; make it a Pydantic model.")
         return dict(fields)
+    if hasattr(kind, "__post_init__"):
+        raise ConfigurationError(f"output: {kind.__name__} has a `__post_init__`; make it a Pydantic model.")
     made = {}
     for one in dataclasses.fields(kind):
+        if isinstance(one.default, FieldInfo):  # Pydantic's own way to say bounds and descriptions
+            made[one.name] = one.default
+            continue
         said: dict[str, Any] = {"description": one.metadata["description"]} if "description" in one.metadata else {}
         if one.default is not dataclasses.MISSING:
-            said["default"] = one.default
+            said |= {"default": one.default, "validate_default": one.default is not None}
         if one.default_factory is not dataclasses.MISSING:
-            said["default_factory"] = one.default_factory
+            said |= {"default_factory": one.default_factory, "validate_default": True}
         made[one.name] = Field(**said)
     return made
 

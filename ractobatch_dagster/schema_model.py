@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ForwardRef, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PydanticUserError, create_model
+from pydantic_core import SchemaError
 
 from ractobatch_dagster.errors import ConfigurationError
 
@@ -22,6 +23,9 @@ _SAYS_NOTHING = frozenset(
     | {"deprecated", "readOnly", "writeOnly", "discriminator", "contentMediaType"}
 )
 """Keywords that no value can break."""
+
+_NOWHERE = "ractobatch_dagster.schemas_of_users"
+"""The models' module, which is none, so that what a schema calls `Any` or `Node` is not looked up among our names."""
 
 _FORMATS: Mapping[str, Any] = {
     "date-time": dt.datetime, "date": dt.date, "time": dt.time, "duration": dt.timedelta, "uuid": uuid.UUID,
@@ -46,7 +50,10 @@ def model_of_schema(schema: Node, name: str = "Answer") -> type[BaseModel]:
     Raises:
         ConfigurationError: A keyword cannot be held to (`if`, `not`, `patternProperties`, …); its path is named.
     """
-    return _Models(schema).root(name)
+    try:
+        return _Models(schema).root(name)
+    except RecursionError:
+        raise ConfigurationError("output: the schema contains itself in a way that is not understood.") from None
 
 
 class _Models:
@@ -87,7 +94,8 @@ class _Models:
             raise ConfigurationError(f"{path}: {node!r} is no schema.")
         if node is True or all(map(_says_nothing, node)):
             return Any
-        if "$ref" in node:
+        if "$ref" in node and "nullable" not in node:
+            _only(None, node, path, {"$ref"})
             return self._reference(node["$ref"], path)
         if "nullable" in node:  # as OpenAPI 3.0 says it
             kind = self._kind({word: value for word, value in node.items() if word != "nullable"}, path, name)
@@ -108,7 +116,11 @@ class _Models:
         if "allOf" in node:
             if len(node["allOf"]) > 1:
                 raise ConfigurationError(f"{path}: `allOf` of several schemas is not understood; write them as one.")
-            return self._kind({**node["allOf"][0], **{k: v for k, v in node.items() if k != "allOf"}}, path, name)
+            others = {word: value for word, value in node.items() if word != "allOf"}
+            speaks = [word for word in others if not _says_nothing(word) and word != "type"]
+            if speaks:
+                raise ConfigurationError(f"{path}: `allOf` beside `{speaks[0]}` is not understood; write them as one.")
+            return self._kind({**node["allOf"][0], **({} if "$ref" in node["allOf"][0] else others)}, path, name)
         several = "anyOf" if "anyOf" in node else "oneOf"
         _only(None, node, path, {several, "type"})
         if all(isinstance(one, Mapping) and ({"enum", "const"} & one.keys()) for one in node[several]):
@@ -151,7 +163,11 @@ class _Models:
 
     def _number(self, kind: type, node: Node, path: str) -> Any:
         _only(None, node, path, {"type", "format", *_BOUNDS})
-        return _within(kind, _said(node, _BOUNDS))
+        bounds = _said({word: value for word, value in node.items() if not isinstance(value, bool)}, _BOUNDS)
+        for word, closed, opened in (("exclusiveMinimum", "ge", "gt"), ("exclusiveMaximum", "le", "lt")):
+            if node.get(word) is True and closed in bounds:  # as older drafts say it
+                bounds[opened] = bounds.pop(closed)
+        return _within(kind, bounds)
 
     def _array(self, node: Node, path: str, name: str) -> Any:
         _only(None, node, path, {"type", "items", "uniqueItems", *_COUNTS})
@@ -184,9 +200,9 @@ class _Models:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a property may be called `json` or `copy`
                 made: type[BaseModel] = create_model(
-                    name, __config__=config, __doc__=node.get("description"), __module__=__name__, **fields
+                    name, __config__=config, __doc__=node.get("description"), __module__=_NOWHERE, **fields
                 )
-        except (NameError, TypeError, ValueError) as error:
+        except (NameError, TypeError, ValueError, SchemaError, PydanticUserError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
         self._made[name] = made
         return made
@@ -200,8 +216,9 @@ class _Models:
         if isinstance(said, Mapping):
             about = {word: said[word] for word in ("description", "title") if word in said}
         if not required:
-            given = isinstance(said, Mapping) and "default" in said
+            given = isinstance(said, Mapping) and said.get("default") is not None
             about["default"] = said["default"] if given else None
+            about |= {"validate_default": True} if given else {}  # it stands in the answer as text, say, of a date
             kind = kind if given else kind | None if not isinstance(kind, ForwardRef) else Union[kind, None]  # noqa: UP007
         return kind, Field(**about)
 

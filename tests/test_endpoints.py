@@ -138,6 +138,20 @@ def test_a_preview_asks_the_same_endpoint(batch_server: LocalServer, tmp_path: P
     assert (estimate.requests, estimate.reused) == (0, 3)
 
 
+def test_rows_may_ask_for_lengths_of_their_own(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Then the answer tells, and none is refused for its length."""
+
+    def frame() -> pd.DataFrame:
+        return pd.DataFrame({"user_message": ["a", "b"], "e": ['{"dimensions": 8}', None]})
+
+    options = {"model": "text-embedding-3-small", "endpoint": "embeddings", "extra": {"dimensions": 16}}
+    made = batch_asset(**options, name="own", overrides={"extra": "e"})(frame)  # type: ignore[arg-type]
+    project = Project(batch_server, tmp_path, made.assets)
+    project.run("own_submission")
+    project.land()
+    assert [len(vector) for vector in project.load("own")["embedding"]] == [8, 16]
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -252,7 +266,24 @@ def test_vectors_survive_the_wire(vectors: list[list[float] | None], packed: boo
         column.validate(full=True)
 
 
-@pytest.mark.parametrize("text", ["", "!", "AAAA", "[]", "[1, null]", "[[1]]", "[1e999]", "{}", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "!",
+        "AAAA",
+        "[]",
+        "[1, null]",
+        "[[1]]",
+        "[1e999]",
+        "[1" + "0" * 400 + "]",
+        '["1", "2"]',
+        "[true, false]",
+        "[1e39, 1]",
+        "{}",
+        "[" * 100_000,
+    ],
+)
 def test_what_is_no_vector_is_said(text: str) -> None:
     """The row's column is null, whatever came."""
     (column,), problems = Answers(embedding_model("m", 2)).read([text])

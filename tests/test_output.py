@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
@@ -164,6 +165,89 @@ def test_pydantic_s_own_dataclasses_keep_what_they_say() -> None:
     assert made.model_fields["score"].description == "How much."
     with pytest.raises(ConfigurationError, match="Checked has validators; make it a Pydantic model"):
         output_type(Checked)
+
+
+def reads(output: Any, text: str) -> tuple[list[Any], str | None]:
+    """What an answer becomes, and what is wrong with it."""
+    columns, (problem,) = Answers(output_type(output)).read([text])
+    return [column.to_pylist()[0] for column in columns], problem
+
+
+def an_object(**properties: Any) -> dict[str, Any]:
+    """A schema that requires nothing."""
+    return {"type": "object", "properties": properties}
+
+
+def test_a_default_is_a_value_like_any_other() -> None:
+    """Read as an answer would be; one that is none is its row's problem and stops no table."""
+    day = {"type": "string", "format": "date", "default": "2020-01-01"}
+    assert reads(an_object(a=day), "{}") == ([dt.date(2020, 1, 1)], None)
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "default": {"city": "x"}}
+    assert reads(an_object(a=city), "{}") == ([{"city": "x"}], None)
+    values, problem = reads(an_object(a={"type": "number", "default": "n/a"}), "{}")
+    assert (values, bool(problem)) == ([None], True)
+    assert reads(an_object(a={"type": "string", "default": None}), '{"a": null}') == ([None], None)
+
+
+@pytest.mark.parametrize("name", ["Node", "Any", "Field", "Mapping"])
+def test_names_of_a_schema_are_its_own(name: str) -> None:
+    """Whatever our own code calls so."""
+    edge = {"type": "object", "properties": {"target": {"$ref": f"#/$defs/{name}"}}, "required": ["target"]}
+    node = {"type": "object", "properties": {"edges": {"type": "array", "items": {"$ref": "#/$defs/Edge"}}}}
+    made = output_type({**an_object(root={"$ref": f"#/$defs/{name}"}), "$defs": {name: node, "Edge": edge}})
+    assert response_format(made)["json_schema"]["strict"]  # type: ignore[index]
+    with pytest.raises(ValidationError):
+        made.model_validate({"root": {"edges": [{"target": 3}]}})
+
+
+def test_bounds_of_older_drafts() -> None:
+    """There they are booleans."""
+    assert reads(an_object(a={"type": "integer", "minimum": 0, "exclusiveMinimum": False}), '{"a": 0}')[1] is None
+    assert reads(an_object(a={"type": "integer", "minimum": 0, "exclusiveMinimum": True}), '{"a": 0}')[1]
+    assert reads(an_object(a={"type": "integer", "minimum": 0, "exclusiveMinimum": True}), '{"a": 1}')[1] is None
+
+
+def test_nothing_beside_a_reference_is_dropped() -> None:
+    """It is refused, with its path; and so is what contains itself as no object does."""
+    base = {"$defs": {"B": an_object(y={"type": "integer"})}}
+    for inherits in (
+        {"allOf": [{"$ref": "#/$defs/B"}], "properties": {"x": {}}},
+        {"$ref": "#/$defs/B", "properties": {"x": {}}},
+    ):
+        with pytest.raises(ConfigurationError, match=r"output\.a: "):
+            output_type({**an_object(a=inherits), **base})
+    itself = {"J": {"type": "array", "items": {"$ref": "#/$defs/J"}}}
+    with pytest.raises(ConfigurationError, match="contains itself in a way"):
+        output_type({**an_object(a={"$ref": "#/$defs/J"}), "$defs": itself})
+
+
+def test_an_enum_of_numbers_may_have_a_null() -> None:
+    """Like one of texts."""
+    assert reads(an_object(a={"type": ["integer", "null"], "enum": [1, 2, None]}), '{"a": 2}') == ([2], None)
+
+
+@dataclasses.dataclass
+class Scored:
+    """With Pydantic's own fields."""
+
+    score: int = Field(ge=0, le=9, description="How much.")
+
+
+@dataclasses.dataclass
+class Derived:
+    """With code of its own."""
+
+    score: int
+
+    def __post_init__(self) -> None:
+        self.score = 2
+
+
+def test_fields_of_a_dataclass_may_be_pydantic_s() -> None:
+    """Bounds hold; code that would not run is refused."""
+    assert reads(Scored, '{"score": 50}')[1]
+    with pytest.raises(ConfigurationError, match="__post_init__"):
+        output_type(Derived)
 
 
 SCALARS = st.one_of(

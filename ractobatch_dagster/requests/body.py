@@ -88,7 +88,10 @@ class RequestTemplate:
         for name, value in needless.items():
             if value is not None:
                 raise ConfigurationError(f"{name}: the embeddings endpoint takes none.")
-        return cls(model, output_type=embedding_model(model, (options.get("extra") or {}).get("dimensions")), **options)
+        extra = options.get("extra") or {}
+        return cls(
+            model, output_type=embedding_model(str(extra.get("model", model)), extra.get("dimensions")), **options
+        )
 
     def body(
         self,

@@ -57,10 +57,17 @@ def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
         total += _A_MESSAGE
         for name, value in message.items():
             total += _of(value, count) + (name == "name")
-    schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-    other = (body.get("text") or {}).get("format", {}).get("schema")
+    schema = _within(body, "response_format", "json_schema", "schema")
+    other = _within(body, "text", "format", "schema")
     others = [part for part in (schema, other, body.get("tools")) if part]
     return total + sum(count(json.dumps(part, ensure_ascii=False, separators=(",", ":"))) for part in others)
+
+
+def _within(value: Any, *names: str) -> Any:
+    """What stands under these names, one in the other, if there is any."""
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _of(value: Any, count: Callable[[str], int]) -> int:

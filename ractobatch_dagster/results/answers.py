@@ -92,8 +92,8 @@ class Answers:
         try:
             if value is not None:
                 return [column.convert(getattr(value, column.name)) for column in self._columns], None
-        except (ValueError, TypeError, ArithmeticError) as error:
-            problem = str(error)
+        except Exception as error:  # noqa: BLE001 (a default of the user's may be anything, and one row must not stop all)
+            problem = f"{type(error).__name__}: {error}" if isinstance(error, AttributeError) else str(error)
         return None, problem or "it does not fit"
 
 
@@ -279,5 +279,8 @@ def _enum(annotation: Any, schema: Mapping[str, Any], _inside: tuple[type, ...])
 
 def _one_of(values: Sequence[Any]) -> Any:
     kinds = {type(value) for value in values} - {type(None)}
-    _demand(kinds == {str} or (kinds == {int} and all(-(1 << 63) <= value < 1 << 63 for value in values)))
+    _demand(
+        kinds == {str}
+        or (kinds == {int} and all(-(1 << 63) <= value < 1 << 63 for value in values if value is not None))
+    )
     return Literal[tuple(values)]

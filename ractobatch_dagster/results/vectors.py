@@ -49,10 +49,14 @@ def _vector(text: str, dimensions: int | None) -> tuple[np.ndarray | None, str |
 
     try:
         if text.startswith("["):
-            vector = np.array(json.loads(text), np.float32)
+            numbers = json.loads(text)
+            if not all(type(number) in (int, float) for number in numbers):
+                raise ValueError("not all of it are numbers")
+            with np.errstate(over="ignore"):
+                vector = np.array(numbers, np.float32)
         else:
             vector = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32, copy=False)
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         return None, f"it is no vector: {error}"
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         return None, "it is no vector of finite numbers"
