@@ -43,8 +43,8 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         submissions: How many are open.
-        batches_waiting: Not created yet, `batches_refused_by_quota` among them.
-        batches_refused_by_quota: Turned away by the provider; they are tried again.
+        batches_waiting: Not created yet, those that wait for the quota or a budget among them.
+        batches_waiting_for_quota: Not created, because the provider's queue has no room for them.
         batches_held_by_budget: Not created, because a budget has no room for them.
         batches_running: At the provider.
         batches_ended: Ended there; their answers are not collected yet.
@@ -57,7 +57,7 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
 
     submissions: int = 0
     batches_waiting: int = 0
-    batches_refused_by_quota: int = 0
+    batches_waiting_for_quota: int = 0
     batches_held_by_budget: int = 0
     batches_running: int = 0
     batches_ended: int = 0
@@ -82,11 +82,11 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
         share = f"{self.requests_answered / self.requests:.0%}" if self.requests else "100%"
         share = share.replace("%", " %")
         parts = [f"{_batches(self.batches_running)} running ({share} of {self.requests:,} requests answered)"]
-        refused = self.batches_refused_by_quota
+        queued = self.batches_waiting_for_quota
         held = self.batches_held_by_budget
-        created_later = self.batches_waiting - refused - held
+        created_later = self.batches_waiting - queued - held
         parts += [f"{created_later:,} waiting to be created"] if created_later else []
-        parts += [f"{refused:,} waiting for quota"] if refused else []
+        parts += [f"{queued:,} waiting for the quota"] if queued else []
         parts += [f"{held:,} waiting for the budget"] if held else []
         parts += [f"{self.batches_ended:,} ended"] if self.batches_ended else []
         return f"{', '.join(parts)}, next look in {seconds} s"
@@ -106,7 +106,7 @@ def under_way(states: Collection[SubmissionState]) -> UnderWay:
     return UnderWay(
         submissions=len(states),
         batches_waiting=now.waiting,
-        batches_refused_by_quota=sum(1 for _, batch in batches if batch.refusals and batch.batch_id is None),
+        batches_waiting_for_quota=now.queued,
         batches_held_by_budget=now.held,
         batches_running=now.running,
         batches_ended=sum(1 for _, batch in batches if batch.stage == "ended"),

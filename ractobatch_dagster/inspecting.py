@@ -10,10 +10,9 @@ from typing import Any
 from ractobatch_dagster.errors import InvalidInputError, StoreError
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.alarms import Patience, alarms
-from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.files import TableFiles, tables
 from ractobatch_dagster.submission.plan import Progress, progress
 from ractobatch_dagster.submission.state import BatchState, SubmissionState, TableState
-from ractobatch_dagster.submission.watching import tables
 
 __all__ = ["Listed", "described", "one_submission", "shown", "submissions", "watch"]
 

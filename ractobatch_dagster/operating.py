@@ -14,11 +14,10 @@ from ractobatch_dagster.store import Store, StoreClock
 from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.cancelling import ANY, Chosen, cancel, choose
 from ractobatch_dagster.submission.engine import Engine
-from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.files import TableFiles, tables
 from ractobatch_dagster.submission.heartbeat import heartbeats, watched
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import SubmissionState
-from ractobatch_dagster.submission.watching import tables
 
 __all__ = ["Standing", "account", "cancel_open", "standing", "status"]
 

@@ -112,6 +112,11 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         default=30.0, description="For how long the provider keeps answers; a week before that they are an alarm."
     )
     budgets: list[Budget] = Field(default_factory=list, description="What batches may cost; each of them holds.")
+    enqueued_tokens: dict[str, int] = Field(
+        default_factory=dict,
+        description="How many input tokens of a model the account takes into its queue, by model, as the provider's "
+        "page of limits has it. Batches are created as others finish. Where left out it is learnt from a refusal.",
+    )
     hive_column: str | None = Field(
         default=None,
         description="Makes each partition of a table a directory `<column>=<key>`, as Hive has them. Of a "
@@ -224,6 +229,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             enough=enough,
             largest_upload=largest_upload,
             workers=Workers(self.transfers, self.processes),
+            enqueued=self.enqueued_tokens,
             budgets=[Limit(usd=one.usd, per=one.per, asset=one.asset) for one in self.budgets],  # type: ignore[arg-type]
         )
 

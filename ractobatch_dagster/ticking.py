@@ -17,10 +17,10 @@ from ractobatch_dagster.errors import RactobatchError
 from ractobatch_dagster.requesting import run_requests
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.spec import RESOURCE
-from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.files import TableFiles, tables
 from ractobatch_dagster.submission.heartbeat import FRESH, Heartbeat, beat, heartbeats
 from ractobatch_dagster.submission.state import SubmissionState
-from ractobatch_dagster.submission.watching import Open, Watch, open_submissions, tables
+from ractobatch_dagster.submission.watching import Open, Watch, open_submissions
 
 __all__ = ["tick"]
 

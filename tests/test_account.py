@@ -102,9 +102,9 @@ def test_what_the_quota_turned_away_is_told(batch_server: LocalServer, tmp_path:
     project = Project(batch_server, tmp_path, one.assets)
     project.run("one_submission")
     ticked = project.tick()
-    assert observations(ticked)[0]["batches_refused_by_quota"] == 1
+    assert observations(ticked)[0]["batches_waiting_for_quota"] == 1
     assert ticked.skip_message == (
-        "0 batches running (0 % of 2 requests answered), 1 waiting for quota, next look in 30 s"
+        "0 batches running (0 % of 2 requests answered), 1 waiting for the quota, next look in 30 s"
     )
 
 
@@ -113,13 +113,13 @@ def test_the_sentence() -> None:
     now = UnderWay(
         submissions=2,
         batches_waiting=3,
-        batches_refused_by_quota=1,
+        batches_waiting_for_quota=1,
         batches_running=3,
         requests=120_000,
         requests_answered=73_200,
     )
     assert now.sentence(30) == (
-        "3 batches running (61 % of 120,000 requests answered), 2 waiting to be created, 1 waiting for quota, "
+        "3 batches running (61 % of 120,000 requests answered), 2 waiting to be created, 1 waiting for the quota, "
         "next look in 30 s"
     )
     assert UnderWay().sentence(30) == "No submission is open."

@@ -99,7 +99,7 @@ def test_full_queue_waits_without_losing_a_row(batch_server: LocalServer, tmp_pa
     result = project.run("one_submission")
     assert result.success, failure(result)
     assert not batch_server.batches()
-    assert "1 waiting for quota" in project.tick().skip_message
+    assert "1 waiting for the quota" in project.tick().skip_message
 
 
 def test_another_deployments_submissions_are_left_alone(batch_server: LocalServer, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = [
     "Page",
     "RemoteBatch",
     "UploadedFile",
+    "queue_limit",
     "read_batch",
     "read_file",
     "read_status",
@@ -169,12 +171,19 @@ def says_queue_full(message: str, code: str | None = None) -> bool:
     return code == "token_limit_exceeded" or any(words in message.lower() for words in _QUEUE_FULL)
 
 
+def queue_limit(message: str) -> int | None:
+    """How many tokens of a model may be enqueued, where a refusal says so."""
+    told = _QUEUE_LIMIT.search(message)
+    return int(told[1].replace(",", "")) if told else None
+
+
 def says_file_missing(message: str) -> bool:
     """Whether a create or a batch was refused for want of its input file: deleted, or not visible everywhere yet."""
     return any(words in message.lower() for words in _FILE_MISSING)
 
 
 _QUEUE_FULL = ("enqueued token", "token_limit_exceeded")
+_QUEUE_LIMIT = re.compile(r"limit:\s*(\d[\d,]*)\s*enqueued token", re.IGNORECASE)
 _FILE_MISSING = ("cannot find file", "file not found", "no such file")
 
 

@@ -164,6 +164,7 @@ def read_answers(
         The batch as collected.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     rows = asked_rows(files, batch).rows
     asked = custom_ids(pa.array(rows)).to_pylist()
@@ -177,8 +178,10 @@ def read_answers(
     if odd.kept:
         files.store.write(files.odd(batch), b"".join(odd.kept))
     again = sum(outcomes["retryable"].to_pylist()) + sum(problem is not None for problem in problems)
+    tokens = pc.sum(outcomes["prompt_tokens"]).as_py() or 0
+    usd = outcomes_cost(outcomes)
     return msgspec.structs.replace(
-        batch, collected=True, doubtful=again, anomalies=dict(odd.counts), usd=outcomes_cost(outcomes)
+        batch, collected=True, doubtful=again, anomalies=dict(odd.counts), usd=usd, tokens=tokens
     )
 
 

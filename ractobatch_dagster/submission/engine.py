@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 
 import msgspec
 
 from ractobatch_dagster.errors import (
     ConfigurationError,
-    ProviderAuthError,
     ProviderError,
     ProviderNotFoundError,
-    QueueFullError,
 )
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
-from ractobatch_dagster.provider.remote import RemoteBatch
-from ractobatch_dagster.provider.translate import misses_file
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.absorbing import absorb
 from ractobatch_dagster.submission.budget import Limit, Purse
 from ractobatch_dagster.submission.collecting import Validator, collect
+from ractobatch_dagster.submission.creating import Creator, take_in
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.looking import Looked, look, scan
+from ractobatch_dagster.submission.looking import Looked, look
 from ractobatch_dagster.submission.parallel import Workers
 from ractobatch_dagster.submission.plan import (
-    COMMIT_EVERY,
-    KEY,
     Absorb,
     Cancel,
     Collect,
@@ -39,18 +35,15 @@ from ractobatch_dagster.submission.plan import (
     Step,
     Upload,
     after_look,
-    batch_key,
     plan,
     requeued,
-    seen,
-    strays,
-    turned_away,
 )
+from ractobatch_dagster.submission.quota import Quota
 from ractobatch_dagster.submission.resolving import resolve
 from ractobatch_dagster.submission.rounds import settle
-from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
+from ractobatch_dagster.submission.state import BatchState, SubmissionState
 from ractobatch_dagster.submission.uploading import tidy, upload
-from ractobatch_dagster.submission.writers import is_dead, new_writer
+from ractobatch_dagster.submission.writers import is_dead
 
 __all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine"]
 
@@ -83,6 +76,8 @@ class Engine:
         largest_upload: Input files of more bytes are left for somebody with more time.
         workers: How many transfers, and processes, are under way at a time; one after the other where not given.
         budgets: What batches may cost.
+        enqueued: How many input tokens of a model the provider takes into its queue, by model; where not given, a
+            refusal tells.
     """
 
     def __init__(
@@ -98,8 +93,10 @@ class Engine:
         largest_upload: float = float("inf"),
         workers: Workers | None = None,
         budgets: Sequence[Limit] = (),
+        enqueued: Mapping[str, int] | None = None,
     ) -> None:
         self._store = store
+        self._enqueued = dict(enqueued or {})
         self._purse = Purse(store, budgets, now)
         self._provider = provider
         self._limits = limits
@@ -109,7 +106,16 @@ class Engine:
         self._enough = enough
         self._largest_upload = largest_upload
         self._workers = workers or Workers()
-        self._writer = new_writer()
+
+    @cached_property
+    def _quota(self) -> Quota:
+        hourly = self._provider.profile.batches_per_hour
+        return Quota(self._store, self.identity, self._enqueued, hourly, self._now)
+
+    @cached_property
+    def _creator(self) -> Creator:
+        return Creator(self._provider, self._purse, self._quota, metadata=self._metadata,
+                       now=self._now, log=self._log, enough=self._enough)  # fmt: skip
 
     @property
     def identity(self) -> str:
@@ -162,6 +168,7 @@ class Engine:
                 # creates go wave after wave for as long as they succeed
                 going = kind is Create and state != before and len(problems) == known
         self._purse.settle(began, state, files)
+        self._quota.settle(began, state, files)
         if problems:
             raise _summed_up(problems)
         return state
@@ -213,132 +220,13 @@ class Engine:
                 return state
             return upload(provider, files, state, small, now, log, self._enough, problems, self._workers)
         if isinstance(step, Create):
-            return self._create(files, state, step, problems)
+            return self._creator.create(files, state, step.batches, problems)
         if isinstance(step, Poll):
             return self._poll(files, state, step, looked, problems)
         if isinstance(step, Collect):
             judge = validate if state.repairs else None
             return collect(provider, files, state, set(step.batches), log, now, problems, self._workers, judge)
         return self._cancel(files, state, step, problems) if isinstance(step, Cancel) else state
-
-    # -- creating -------------------------------------------------------------------------------
-
-    def _create(
-        self, files: SubmissionFiles, state: SubmissionState, step: Create, problems: list[ProviderError]
-    ) -> SubmissionState:
-        """Intent, budget, create, record. A crash between the commits is healed by `resolve`."""
-        now = self._now()
-        intent = Intent(writer=self._writer, at=now)
-        wanted, held = self._purse.fitting(state, step.batches)
-        if held != state.held:
-            state = files.replace(lambda _: {"held": held})
-            self._log(f"waiting for the budget: {held}" if held else "the budget admits batches again")
-        if not wanted:
-            return state
-
-        def intend(state: SubmissionState) -> Changes:
-            return {
-                batch.number: msgspec.structs.replace(batch, intent=intent)
-                for batch in state.batches
-                if batch.number in wanted and batch.stage == "uploaded" and batch.not_before <= now
-                if not state.cancelled
-            }
-
-        state = files.change(intend)
-        mine = [batch for batch in state.batches if batch.intent == intent]
-        if held := self._purse.reserve(files):
-            self._log(f"waiting for the budget: {held}")
-            files.replace(lambda _: {"held": held})
-            return self._record(files, {b.number: msgspec.structs.replace(b, intent=None) for b in mine}, (), 0.0)
-        done: Changes = {}
-        created: list[RemoteBatch] = []
-        paused = 0.0
-        try:
-            for batch in mine:
-                if self._enough() or self._now() - now > COMMIT_EVERY:
-                    break
-                # whatever stops this loop, the batches it did not reach were certainly not created
-                done[batch.number] = msgspec.structs.replace(
-                    batch, intent=msgspec.structs.replace(intent, given_up=True)
-                )
-                try:
-                    created.append(self._create_one(state, batch, done))
-                except QueueFullError as error:
-                    paused = done[batch.number].not_before
-                    self._log(f"batch {batch.number}: the provider's queue is full, trying again later ({error})")
-                    break
-                except ProviderError as error:
-                    problems.append(error)
-                    if not error.refused or isinstance(error, ProviderAuthError):
-                        break  # it is not the batch's fault, and others would fail as well
-        finally:
-            unreached = {b.number: msgspec.structs.replace(b, intent=None) for b in mine if b.number not in done}
-            state = self._record(files, {**unreached, **done}, created, paused)
-        return state
-
-    def _create_one(self, state: SubmissionState, batch: BatchState, done: Changes) -> RemoteBatch:
-        """Create one batch and put into `done` what is known of it afterwards, also where this fails."""
-        try:
-            remote = self._provider.create(
-                input_file_id=str(batch.file_id),
-                endpoint=state.endpoint,
-                completion_window=state.completion_window,
-                metadata=self._our_metadata(state, batch) if self._provider.profile.supports_metadata else None,
-            )
-        except ProviderError as error:
-            waiting = turned_away(batch, self._now(), error.retry_after)
-            if misses_file(error):
-                done[batch.number] = requeued(waiting, waiting.not_before)
-            elif error.refused:  # certainly not created
-                done[batch.number] = waiting
-            elif there := self._sought(state, batch):
-                done[batch.number] = after_look(batch, there, self._now())
-                return there
-            raise
-        done[batch.number] = seen(batch, remote, self._now())
-        self._log(f"created batch {batch.number} of {len(state.batches)}: {remote.id}, {batch.requests:,} requests")
-        return remote
-
-    def _sought(self, state: SubmissionState, batch: BatchState) -> RemoteBatch | None:
-        """A batch whose create had no clear reply, if it can be seen already; if not, that proves nothing yet."""
-        key = batch_key(state.id, batch.number, batch.attempt)
-        try:
-            found = scan(self._provider, [key], {str(batch.file_id): batch.file_created_at}, self._enough)
-        except ProviderError:
-            return None  # the caller raises the create's own error
-        return found.get(key) or found.get(str(batch.file_id))
-
-    def _record(
-        self, files: SubmissionFiles, known: Changes, created: Iterable[RemoteBatch], paused: float
-    ) -> SubmissionState:
-        """Commit what became of our own creates.
-
-        Only over our own intents: whatever else stands there is newer than what we know. A batch of ours for
-        which there is no place any more is one too many. A full queue is full for all until `paused`.
-        """
-
-        def record(state: SubmissionState) -> Changes:
-            changes: Changes = {}
-            for batch in state.batches:
-                after = batch
-                if batch.number in known and batch.intent and batch.intent.writer == self._writer:
-                    after = _recorded(batch, known[batch.number])
-                if after.stage == "uploaded":
-                    after = msgspec.structs.replace(after, not_before=max(after.not_before, paused))
-                changes[batch.number] = after
-            return changes
-
-        return self._strays(files, files.change(record), created)
-
-    def _our_metadata(self, state: SubmissionState, batch: BatchState) -> dict[str, str]:
-        return {
-            **self._metadata,
-            KEY: batch_key(state.id, batch.number, batch.attempt),
-            "ractobatch_asset": state.asset[:512],
-            "ractobatch_batch": f"{batch.number + 1} of {len(state.batches)}",
-            "ractobatch_fingerprint": state.fingerprint,
-            **({"dagster_run_id": state.run_id} if state.run_id else {}),
-        }
 
     # -- watching -------------------------------------------------------------------------------
 
@@ -356,6 +244,10 @@ class Engine:
             looked = look(self._provider, wanted, enough=self._enough)
             problems.extend(looked.failed.values())
         found, now = looked.found, self._now()
+        for batch in state.batches:
+            remote = found.get(batch.batch_id or "") if batch.stage == "running" else None
+            for issue in remote.issues if remote else ():
+                self._quota.learn(batch.model or state.model, issue.message, state)
 
         def watch(newest: SubmissionState) -> Changes:
             return {
@@ -364,27 +256,8 @@ class Engine:
                 if batch.stage == "running" and batch.batch_id is not None and batch.batch_id in found
             }
 
-        return self._strays(files, files.change(watch, known=state), looked.others)
-
-    def _strays(self, files: SubmissionFiles, state: SubmissionState, others: Iterable[RemoteBatch]) -> SubmissionState:
-        """Take in batches of ours that nobody recorded; cancel those that are one too many."""
-        others = tuple(others)
-        now = self._now()
-
-        def adopt(newest: SubmissionState) -> Changes:
-            adopted, _ = strays(newest, others)
-            return {b.number: after_look(b, adopted[b.number], now) for b in newest.batches if b.number in adopted}
-
-        adopted, surplus = strays(state, others)
-        if adopted:
-            self._log(f"found batches that nobody had recorded: {', '.join(one.id for one in adopted.values())}")
-            state = files.change(adopt)
-        for remote in surplus:
-            self._provider.cancel(remote.id)
-            self._log(f"cancelled {remote.id}: it was created beside the batch that is known")
-        if surplus:
-            state = files.replace(lambda newest: {"strays": newest.strays + len(surplus)})
-        return state
+        state = files.change(watch, known=state)
+        return take_in(self._provider, files, state, looked.others, now, self._log)
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -445,17 +318,6 @@ class Engine:
             except ProviderError as error:
                 problems.append(error)
         return self._poll(files, state, Poll(step.batches), cancelled, problems)
-
-
-def _recorded(newest: BatchState, known: BatchState) -> BatchState:
-    """A batch that is still our intent, with what came of it. Somebody may have fenced it off meanwhile."""
-    if newest.attempt != known.attempt:
-        return newest
-    if newest.intent is None or newest.intent.fenced_at is None:
-        return known
-    if known.batch_id:
-        return msgspec.structs.replace(known, fenced=True)
-    return newest if known.stage == "creating" else requeued(known, known.not_before)
 
 
 def _abandoned(batch: BatchState) -> BatchState:

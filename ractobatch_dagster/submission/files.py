@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["ROOT", "SubmissionFiles", "TableFiles", "parquet_file", "read_parquet", "write_parquet"]
+__all__ = ["ROOT", "SubmissionFiles", "TableFiles", "parquet_file", "read_parquet", "tables", "write_parquet"]
 
 ROOT = "submissions"
+
+
+def tables(store: Store) -> list[TableFiles]:
+    """Every table of which anything was ever submitted."""
+    return [TableFiles(store, unquote(name)) for name in store.folders(ROOT)]
 
 
 @dataclass(frozen=True, slots=True)

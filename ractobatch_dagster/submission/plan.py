@@ -76,7 +76,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create these batches: intent, create, record."""
+    """Create these batches, wave by wave: intent, create, record."""
 
     batches: tuple[int, ...]
 
@@ -110,7 +110,7 @@ class Settle:
 Step = Absorb | Resolve | Upload | Create | Cancel | Poll | Collect | Settle
 
 
-def plan(state: SubmissionState, now: float, *, list_lag: float = 120.0, room: int = 1_000_000) -> list[Step]:
+def plan(state: SubmissionState, now: float, *, list_lag: float = 120.0) -> list[Step]:
     """The steps that make sense now, in the order to do them.
 
     Args:
@@ -118,7 +118,6 @@ def plan(state: SubmissionState, now: float, *, list_lag: float = 120.0, room: i
         now: Seconds since 1970.
         list_lag: For how many seconds the provider's list may not show a new batch. So long after its input file was
             deleted a look proves that no batch came of an interrupted create.
-        room: How many more batches the quota admits.
     """
     if state.collected:
         return []
@@ -132,7 +131,7 @@ def plan(state: SubmissionState, now: float, *, list_lag: float = 120.0, room: i
         steps.append(Resolve(unsure))
     running = stages.get("running", [])
     if not state.cancelled:
-        steps += _outgoing(stages, now, max(room, 0))
+        steps += _outgoing(stages, now)
     elif going := _numbers(b for b in running if b.status is not BatchStatus.CANCELLING):
         steps.append(Cancel(going))
     if running:
@@ -144,12 +143,11 @@ def plan(state: SubmissionState, now: float, *, list_lag: float = 120.0, room: i
     return steps
 
 
-def _outgoing(stages: Mapping[str, list[BatchState]], now: float, room: int) -> list[Step]:
-    """What goes to the provider: uploads, and creates in waves."""
+def _outgoing(stages: Mapping[str, list[BatchState]], now: float) -> list[Step]:
+    """What goes to the provider."""
     planned = _numbers(b for b in stages.get("planned", []) if b.not_before <= now)
-    uploaded = _numbers(b for b in stages.get("uploaded", []) if b.not_before <= now)[:room]
-    creates = [Create(uploaded[i : i + WAVE]) for i in range(0, len(uploaded), WAVE)]
-    return [*([Upload(planned)] if planned else []), *creates]
+    uploaded = _numbers(b for b in stages.get("uploaded", []) if b.not_before <= now)
+    return [*([Upload(planned)] if planned else []), *([Create(uploaded)] if uploaded else [])]
 
 
 def _numbers(batches: Iterable[BatchState]) -> tuple[int, ...]:
@@ -279,6 +277,7 @@ class Progress:
     round: int
     collected: bool
     held: int = 0
+    queued: int = 0
 
     @property
     def answered(self) -> int:
@@ -293,10 +292,12 @@ class Progress:
         parts = [f"{self.ended} of {self.batches} batches ended"]
         if self.running:
             parts.append(f"{self.running} running")
-        if self.waiting > self.held:
-            parts.append(f"{self.waiting - self.held} waiting to be created")
+        if later := self.waiting - self.held - self.queued:
+            parts.append(f"{later} waiting to be created")
         if self.held:
             parts.append(f"{self.held} waiting for the budget")
+        if self.queued:
+            parts.append(f"{self.queued} waiting for the quota")
         parts.append(f"{self.answered} of {self.requests} requests answered")
         if self.round:
             parts.append(f"round {self.round}")
@@ -316,6 +317,7 @@ def together(parts: Sequence[Progress]) -> Progress:
         round=max(one.round for one in parts),
         collected=all(one.collected for one in parts),
         held=sum(one.held for one in parts),
+        queued=sum(one.queued for one in parts),
     )
 
 
@@ -335,7 +337,13 @@ def progress(state: SubmissionState) -> Progress:
         round=round_,
         collected=state.collected,
         held=stages.count("uploaded") if state.held else 0,
+        queued=sum(1 for batch in current if batch.stage == "uploaded" and _queues(state, batch)),
     )
+
+
+def _queues(state: SubmissionState, batch: BatchState) -> bool:
+    """Whether an uploaded batch waits for room in the provider's queue."""
+    return not state.held and bool(state.queued or batch.refusals)
 
 
 _QUEUE_PAUSE, _LONGEST_PAUSE = 60.0, 900.0

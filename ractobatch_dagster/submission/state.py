@@ -122,6 +122,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         gone: The provider no longer has its answers.
         ended_at: When it was first seen to have ended without showing its files.
         usd: What its answers cost, once collected; `None` where the model's price is not known.
+        tokens: How many input tokens its answers were billed for, once collected.
         seen_at: When its status or its count of answers last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
@@ -157,6 +158,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool = False
     ended_at: float = 0.0
     usd: float | None = None
+    tokens: int = 0
     seen_at: float = 0.0
 
     @property
@@ -186,6 +188,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         models: The models that its rows ask, where each names its own; `model` is that of those that name none.
         most_tokens: How many output tokens a request may take at most; `None` where that is not limited.
         held: What of a budget stops it from creating more batches, if anything does.
+        queued: What of the account's quota does.
         rows: How many rows its partitions have.
         sealed: How many rows were sealed; some may belong to partitions that another submission goes on with.
         max_rounds: How many times a row is asked again after failures that are worth it.
@@ -213,6 +216,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     models: tuple[str, ...] = ()
     most_tokens: int | None = None
     held: str = ""
+    queued: str = ""
     requests: int
     max_rounds: int
     repairs: int = 0

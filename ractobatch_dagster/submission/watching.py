@@ -8,15 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import unquote
 
 from ractobatch_dagster.errors import ProviderAuthError, ProviderError, ProviderNotFoundError, RactobatchError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
-from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.engine import LIGHT, Engine
-from ractobatch_dagster.submission.files import ROOT, SubmissionFiles, TableFiles
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.looking import Looked, look
 from ractobatch_dagster.submission.plan import (
     KEY,
@@ -33,7 +31,7 @@ from ractobatch_dagster.submission.plan import (
 from ractobatch_dagster.submission.reading import newest_states
 from ractobatch_dagster.submission.state import Owner, SubmissionState, TableState
 
-__all__ = ["Open", "Watch", "is_quiet", "open_submissions", "tables"]
+__all__ = ["Open", "Watch", "is_quiet", "open_submissions"]
 
 _NOT_LIGHT = Collect | Settle
 
@@ -49,11 +47,6 @@ class Open:
     files: SubmissionFiles
     state: SubmissionState
     keys: Sequence[str | None]
-
-
-def tables(store: Store) -> list[TableFiles]:
-    """Every table of which anything was ever submitted."""
-    return [TableFiles(store, unquote(name)) for name in store.folders(ROOT)]
 
 
 def open_submissions(

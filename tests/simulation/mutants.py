@@ -22,6 +22,7 @@ from ractobatch_dagster.results.table import ResultTable
 from ractobatch_dagster.submission import (
     answered,
     collecting,
+    creating,
     engine,
     opening,
     plan,
@@ -31,7 +32,7 @@ from ractobatch_dagster.submission import (
 )
 from ractobatch_dagster.submission.asking import Asking, asked_rows
 from ractobatch_dagster.submission.budget import Purse
-from ractobatch_dagster.submission.engine import Engine
+from ractobatch_dagster.submission.creating import Creator
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.log import Log, Version
 from ractobatch_dagster.submission.state import BatchState
@@ -79,18 +80,18 @@ def _mutant(**stress: Any) -> Callable[[Callable[[], Patches]], Callable[[], Pat
 
 @_mutant()
 def creates_without_a_committed_intent() -> Patches:
-    def create(self: Any, files: Any, state: Any, step: Any, problems: list[ProviderError]) -> Any:
+    def create(self: Any, files: Any, state: Any, numbers: Any, problems: list[ProviderError]) -> Any:
         state = files.state()
         done: dict[int, BatchState] = {}
         for batch in state.batches:
-            if batch.number in step.batches and batch.stage == "uploaded":
+            if batch.number in numbers and batch.stage == "uploaded":
                 try:
                     self._create_one(state, batch, done)
                 except ProviderError as error:
                     problems.append(error)
         return files.change(lambda newest: {b.number: done[b.number] for b in newest.batches if b.number in done})
 
-    return [(Engine, "_create", create)]
+    return [(Creator, "create", create)]
 
 
 @_mutant(setting_budget=3.0, setting_models=0)
@@ -166,7 +167,7 @@ def attaches_to_a_dead_batch() -> Patches:
 
 @_mutant()
 def takes_a_full_queue_for_a_refusal() -> Patches:
-    return [(module, "after_look", plan.seen) for module in (engine, resolving)]
+    return [(module, "after_look", plan.seen) for module in (engine, creating, resolving)]
 
 
 @_mutant()
@@ -174,7 +175,7 @@ def records_over_another_writers_intent() -> Patches:
     def record(self: Any, files: Any, known: Mapping[int, BatchState], *_: Any) -> Any:
         return files.change(lambda newest: dict(known))
 
-    return [(Engine, "_record", record)]
+    return [(Creator, "_record", record)]
 
 
 # -- the log --------------------------------------------------------------------------------------
@@ -292,7 +293,11 @@ def status_goes_backwards() -> Patches:
         stage = _stage(self)
         return "running" if stage == "ended" else stage
 
-    return [(engine, "after_look", after_look), (BatchState, "stage", property(in_any_stage))]
+    return [
+        (engine, "after_look", after_look),
+        (creating, "after_look", after_look),
+        (BatchState, "stage", property(in_any_stage)),
+    ]
 
 
 _stage: Callable[[BatchState], str] = BatchState.stage.fget  # type: ignore[attr-defined]

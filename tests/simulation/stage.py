@@ -27,7 +27,7 @@ from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.spec import RESOURCE, BatchSpec
 from ractobatch_dagster.store import StoreClock
-from ractobatch_dagster.submission import answered, engine, reusing, rows
+from ractobatch_dagster.submission import answered, creating, engine, reusing, rows
 from ractobatch_dagster.submission.alarms import Patience
 from ractobatch_dagster.submission.budget import Limit
 from ractobatch_dagster.submission.engine import Engine
@@ -240,8 +240,8 @@ def simulated_time(stage: Stage) -> Iterator[None]:
     sizes = {owner: {name: getattr(owner, name) for name in few} for owner, few in _FEW.items()}
     for owner, few in _FEW.items() if stage.setting.small_parts else ():
         vars(owner).update(few)
-    new_writer, is_dead = engine.new_writer, engine.is_dead
-    engine.new_writer = lambda: f"{scheduler.process()} {secrets.token_hex(8)}"
+    new_writer, is_dead = creating.new_writer, engine.is_dead
+    creating.new_writer = lambda: f"{scheduler.process()} {secrets.token_hex(8)}"
     # processes know of each other on one machine only
     engine.is_dead = lambda writer: stage.setting.on_disk and scheduler.has_ended(writer.partition(" ")[0])
     secrets.token_hex = lambda size=8: f"{dice.getrandbits(8 * (size or 8)):0{2 * (size or 8)}x}"  # type: ignore[assignment]
@@ -252,7 +252,7 @@ def simulated_time(stage: Stage) -> Iterator[None]:
     finally:
         secrets.token_hex, tempfile.tempdir = names, folder
         logger.setLevel(level)
-        engine.new_writer, engine.is_dead = new_writer, is_dead
+        creating.new_writer, engine.is_dead = new_writer, is_dead
         for owner, few in sizes.items():
             vars(owner).update(few)
         for module in modules:
