@@ -142,7 +142,8 @@ def next_attempt(
         pause = min(_FIRST_PAUSE * 2 ** (len(failures) - 1), _LONGEST_PAUSE)
         left = min(max(run.ended_at for run in failures) + pause - now, pause)  # a clock may have been set back
         if left > 0:
-            return attempt, f"{len(failures)} table runs failed, the next is asked for in {left:.0f} s", None
+            failed = "1 table run" if len(failures) == 1 else f"{len(failures)} table runs"
+            return attempt, f"{failed} failed, the next is asked for in {left:.0f} s", None
     return attempt, None, None
 
 

@@ -23,9 +23,9 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
 
     Args:
         name: What to call it, where it has no name.
-        output: The dotted path of a Pydantic model, a dataclass or a TypedDict; a JSON Schema (`type: object`, with
-            `properties`); or a mapping of fields. A field is a type (`str`, `int`, `float`,
-            `bool`, `list[…]` of one, with a `?` behind it where there may be none), a list of the texts that are
+        output: The path of a Pydantic model, a dataclass or a TypedDict; a JSON Schema (`type: object`, with
+            `properties`); or a mapping of fields. A field is a type (`str`, `int`, `float`, `bool`, `list[…]` of one,
+            with a `?` behind it where there may be none), a list of the texts or of the whole numbers that are
             allowed, or a mapping: `type` or `values` or `fields` (a nested model), with `description`, `many` (a list
             of it) and `optional`.
 
@@ -40,12 +40,12 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
 
 
 def imported(path: str, what: str) -> Any:
-    """What a dotted path names; `None` for one without a dot.
+    """What a dotted path names, `package.module.Model` or `package.module:Model`; `None` for one without a dot.
 
     Raises:
         ConfigurationError: It cannot be imported.
     """
-    module, _, name = path.rpartition(".")
+    module, _, name = path.replace(":", ".").rpartition(".")
     try:
         return getattr(import_module(module), name) if module else None
     except (ImportError, AttributeError) as error:
@@ -110,9 +110,11 @@ def _type(text: str, path: str) -> Any:
 
 
 def _values(values: Any, path: str) -> Any:
-    if not isinstance(values, list | tuple) or not values or not all(isinstance(one, str) for one in values):
+    kinds = {type(one) for one in values} if isinstance(values, list | tuple) else set()
+    if kinds not in ({str}, {int}):
         raise ConfigurationError(
-            f"{path}: the values are a list of texts, not {values!r}. Quote what YAML reads otherwise, such as no."
+            f"{path}: the values are a list of texts, or of whole numbers, not {values!r}. "
+            "Quote what YAML reads otherwise, such as no."
         )
     return Literal[tuple(values)]
 

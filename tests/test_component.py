@@ -264,11 +264,24 @@ def test_the_sensor_is_the_projects_where_it_says_so(sensor: bool) -> None:
         assert [one.name for one in defs.sensors or ()] == (["openai_batch_sensor"] if sensor else [])
 
 
-def test_a_model_by_its_path() -> None:
-    """Whoever has a Pydantic model names it."""
-    given = attributes("source: {asset: tickets}", output="tests.test_component.Triage", prompt="Label it.")
+@pytest.mark.parametrize("path", ["tests.test_component.Triage", "tests.test_component:Triage"])
+def test_a_model_by_its_path(path: str) -> None:
+    """Whoever has a Pydantic model names it, with a dot or as entry points do."""
+    given = attributes("source: {asset: tickets}", output=path, prompt="Label it.")
     prompt = OpenAIBatchComponent.from_attributes_dict(attributes=given).build_prompt()
     assert prompt.output_format.model_json_schema() == Triage.model_json_schema()
+
+
+def test_whole_numbers_are_values() -> None:
+    """A scale is as common as a label."""
+    given = attributes(
+        "source: {asset: tickets}", output={"urgency": [1, 2, 3], "other": {"values": [7], "optional": True}}
+    )
+    output = OpenAIBatchComponent.from_attributes_dict(attributes=given).build_prompt().output_format
+    assert output.model_validate({"urgency": 3, "other": None}).urgency == 3
+    for wrong in (4, "3"):
+        with pytest.raises(ValidationError):
+            output.model_validate({"urgency": wrong, "other": 7})
 
 
 def test_subclasses_override(batch_server: LocalServer, tmp_path: Path) -> None:
@@ -300,7 +313,8 @@ def test_subclasses_override(batch_server: LocalServer, tmp_path: Path) -> None:
         ("source: {asset: a}\noutput: pandas.DataFrame", "no Pydantic model"),
         ("source: {asset: a}\noutput: {}", "at least one field"),
         ("source: {asset: a}\noutput: {a: {fields: {b: text}}}", r"output\.a\.b: 'text' is no type"),
-        ("source: {asset: a}\noutput: {a: [yes, no]}", r"output\.a: the values are a list of texts, not \[True"),
+        ("source: {asset: a}\noutput: {a: [yes, no]}", r"output\.a: the values are a list of texts, .* not \[True"),
+        ("source: {asset: a}\noutput: {a: [low, 3]}", r"output\.a: the values are a list of texts, .* not \['low', 3"),
         ("source: {asset: a}\noutput: {a: {type: str, kind: b}}", r"output\.a: .*'kind' means nothing here"),
         ("source: {asset: a}\noutput: {a: {description: b}}", r"output\.a: .*it has none of them"),
         ("source: {asset: a}\noutput: {a: 3}", r"output\.a: a field is a type"),

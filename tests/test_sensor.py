@@ -81,7 +81,7 @@ def test_a_failed_table_run_is_asked_for_again_under_a_new_key(batch_server: Loc
     batch_server.faults = Faults(outage=100)
     assert not project.launch(first).success
     batch_server.faults = Faults()
-    assert "asked for in" in project.tick().skip_message
+    assert "1 table run failed, the next is asked for in" in project.tick().skip_message
 
 
 def test_unreachable_provider_fails_no_tick(batch_server: LocalServer, tmp_path: Path) -> None:
