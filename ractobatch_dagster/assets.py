@@ -318,6 +318,8 @@ def batch_asset(
         sending = translator.get_asset_spec(BatchAssetData("submission", model, sending, about.key))
         if sending.key == sender:  # of a rule that is about tables alone
             sending = sending.replace_attributes(key=submission_key(about.key))
+        if "model" in (extra or {}):
+            raise ConfigurationError("extra: the model is given as `model`, or by row as overrides={'model': …}.")
         request = RequestTemplate.of(
             model,
             prompt,

@@ -12,6 +12,7 @@
     ├── BatchNotReadyError (RuntimeError)      results were asked for before the batch ended
     ├── BatchFailedError (RuntimeError)        the provider refused the whole batch; nothing was run or billed
     ├── BatchWaitTimeoutError (TimeoutError)   we stopped waiting; the batch itself goes on
+    ├── BudgetError                            a budget admits no more of a submission, however long one waits
     ├── SubmissionConflictError                an open submission of the same partition holds other rows
     └── StoreError                             the submission's state could not be read or written
 
@@ -28,6 +29,7 @@ __all__ = [
     "BatchFailedError",
     "BatchNotReadyError",
     "BatchWaitTimeoutError",
+    "BudgetError",
     "ConfigurationError",
     "InvalidInputError",
     "ProviderAPIError",
@@ -144,6 +146,10 @@ class BatchFailedError(RactobatchError, RuntimeError):
 
 class BatchWaitTimeoutError(RactobatchError, TimeoutError):
     """We stopped waiting; the batch itself goes on and can still be collected by its id."""
+
+
+class BudgetError(RactobatchError):
+    """A budget admits no more of a submission's batches, and time will not change that. Nothing was spent on them."""
 
 
 class SubmissionConflictError(RactobatchError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ractobatch_dagster.errors import ConfigurationError, ProviderError, StoreError
+from ractobatch_dagster.errors import BudgetError, ConfigurationError, ProviderError, StoreError
 from ractobatch_dagster.io_manager import as_annotated, hive_columns, is_stream, table_as, table_path, written
 from ractobatch_dagster.metadata import TableSummary, column_lineage
 from ractobatch_dagster.requests.frame import open_frame
@@ -155,6 +155,7 @@ def wait_until_collected(
 
     Raises:
         ProviderError: The provider refuses, or has not been there for many looks in a row.
+        BudgetError: A budget admits no more of its batches, however long one waits.
     """
     engine = resource.engine(log=context.log.info)
     table, told = spec.table(resource), dict.fromkeys(submissions, "")
@@ -175,6 +176,8 @@ def wait_until_collected(
                 told[id_] = now
             if state.collected:
                 left.remove(id_)
+            elif state.held_for_good and not {b.stage for b in state.batches} & {"creating", "running", "ended"}:
+                raise BudgetError(f"Submission {id_} cannot go on: {state.held}.")
         if left:
             time.sleep(spec.poll_seconds)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from ractobatch_dagster import Budget, OpenAIBatchResource, batch_asset
+from ractobatch_dagster import Budget, ConfigurationError, OpenAIBatchResource, batch_asset
 from ractobatch_dagster.local import LocalServer
 from tests.project import Project, failure
 
@@ -26,27 +26,38 @@ def project(server: LocalServer, folder: Path, *budgets: Budget, assets: Any = N
     return Project(server, folder, assets or answers.assets, max_requests_per_batch=1, budgets=list(budgets))
 
 
-def test_the_sensor_says_what_waits_and_goes_on_once_it_may(batch_server: LocalServer, tmp_path: Path) -> None:
-    """The submission ends well; what fits is sent; a raised budget lands the table."""
-    small = project(batch_server, tmp_path, Budget(usd=0.001, per="month"))
-    assert small.run("answers_submission").success
-    told = small.metadata("answers_submission")
-    assert told["batches_created"] == 3
-    assert "3 waiting for the budget" in told["progress"]
-    assert "of the budget of 0.001 USD a month for all tables" in told["held_by_budget"]
-    ticked = small.tick()
-    assert "3 waiting for the budget" in str(ticked.skip_message)
-    (observed,) = [event for event in ticked.asset_events if isinstance(event, dg.AssetObservation)]
-    assert observed.metadata["batches_held_by_budget"].value == 3
-    raised = project(batch_server, tmp_path, Budget(usd=1.0, per="month"))
-    raised.instance = small.instance
-    raised.land()
-    assert raised.load("answers")["llm_status"].tolist() == ["ok"] * 6
+def test_the_sensor_says_what_waits_and_goes_on_once_it_may(tmp_path: Path) -> None:
+    """The submission ends well; what fits is sent; once the budget is raised, so is the rest."""
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        small = project(server, tmp_path, Budget(usd=0.001, per="month"))
+        assert small.run("answers_submission").success
+        told = small.metadata("answers_submission")
+        assert told["batches_created"] == 3
+        assert "3 waiting for the budget" in told["progress"]
+        assert "of the budget of 0.001 USD a month for all tables" in told["held_by_budget"]
+        ticked = small.tick()
+        assert "3 waiting for the budget" in str(ticked.skip_message)
+        (observed,) = [event for event in ticked.asset_events if isinstance(event, dg.AssetObservation)]
+        assert observed.metadata["batches_held_by_budget"].value == 3
+        raised = project(server, tmp_path, Budget(usd=1.0, per="month"))
+        raised.instance = small.instance
+        raised.tick()
+        assert len(server.batches()) == 6
+
+
+def test_what_answers_did_cost_leaves_room_for_more(batch_server: LocalServer, tmp_path: Path) -> None:
+    """They are collected though others wait, and are cheaper than they might have been, so all go in the end."""
+    small = project(batch_server, tmp_path, Budget(usd=0.001, per="total"))
+    small.run("answers_submission")
+    assert len(batch_server.batches()) == 3
+    small.land()
+    assert small.load("answers")["llm_status"].tolist() == ["ok"] * 6
     assert len(batch_server.batches()) == 6
 
 
 def test_what_was_answered_lands_if_the_rest_is_cancelled(batch_server: LocalServer, tmp_path: Path) -> None:
     """For those who will not raise it: the job that cancels, and the table has what there is."""
+    batch_server.wait_idle()
     small = project(batch_server, tmp_path, Budget(usd=0.001, per="total", asset="answers"))
     small.run("answers_submission")
     small.defs = dg.Definitions.merge(small.defs, dg.Definitions(jobs=answers.jobs))
@@ -86,6 +97,24 @@ def test_rows_with_limits_of_their_own(batch_server: LocalServer, tmp_path: Path
     assert both.submissions("known")[0].most_tokens == 2_000
     assert both.submissions("unknown")[0].most_tokens is None
     assert len(batch_server.batches()) == 2
+
+
+def test_a_budget_that_never_admits_ends_the_run_that_waits(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Where one asset submits, waits and lands, waiting would never end."""
+    waiting = batch_asset(model="gpt-4o-mini", name="waiting", max_tokens=1_000, blocking=True)(
+        lambda: pd.DataFrame({"user_message": ["a"]})
+    )
+    made = project(batch_server, tmp_path, Budget(usd=0.0001, per="day"), assets=waiting.assets)
+    result = made.run("waiting")
+    assert not result.success
+    assert "BudgetError" in failure(result)
+    assert "more than the whole budget" in failure(result)
+
+
+def test_a_model_is_not_hidden_among_parameters() -> None:
+    """It would be asked, and another one's price reserved."""
+    with pytest.raises(ConfigurationError, match="extra: the model is given as `model`"):
+        batch_asset(model="gpt-4o-mini", name="a", extra={"model": "gpt-4o"})(pd.DataFrame)
 
 
 def test_budgets_are_config(tmp_path: Path) -> None:

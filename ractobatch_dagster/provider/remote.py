@@ -202,7 +202,12 @@ def _count(counts: Any, name: str) -> int:
 
 
 def _seconds(value: Any) -> float:
+    """Seconds since 1970; 0 where a server writes a date, milliseconds or nonsense."""
     try:
-        return float(value)
+        seconds = float(value)
     except (TypeError, ValueError):
-        return 0.0  # some servers write a date; nothing rests on it
+        return 0.0
+    return seconds if 0 < seconds < _YEAR_2200 else 0.0
+
+
+_YEAR_2200 = 7_258_118_400.0

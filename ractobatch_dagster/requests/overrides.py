@@ -204,7 +204,10 @@ def _number(value: Any) -> float:
 
 
 def _extra(value: Any) -> str:
-    return json.dumps(_object(value), sort_keys=True)
+    given = _object(value)
+    if "model" in given:
+        raise ValueError("names a model, which has a column of its own: overrides={'model': …}")
+    return json.dumps(given, sort_keys=True)
 
 
 def _files(value: Any) -> tuple[RactoFile | str, ...] | None:

@@ -55,7 +55,9 @@ class Requests:
         plain = Encoder.of(provider, template)
         self.encoder = plain if overrides is None else Encoder.of_bodies(template.endpoint)
         self._models: dict[str, None] = {}
-        self._most: list[int | None] = [_most_tokens(template.body("x"))] if overrides is None else []
+        self._most: list[int | None] = (
+            [_most_tokens(template.endpoint, template.body("x"))] if overrides is None else []
+        )
         self._variant = lru_cache(_VARIANTS)(self._made)
 
     def check(self, schema: pa.Schema, where: str) -> None:
@@ -131,7 +133,9 @@ class Requests:
         return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
 
     def _limited(self, body: Mapping[str, Any], *, known: bool = True) -> None:
-        most = _most_tokens(body) if known else None  # what lies at an address may be of any size
+        most = (
+            _most_tokens(self._template.endpoint, body) if known else None
+        )  # what lies at an address may be of any size
         if most not in self._most:
             self._most.append(most)
 
@@ -199,9 +203,9 @@ def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list
     return [*parts, {"type": kind, "text": text}]
 
 
-def _most_tokens(body: Mapping[str, Any]) -> int | None:
+def _most_tokens(endpoint: str, body: Mapping[str, Any]) -> int | None:
     """How many output tokens a body admits."""
-    if "encoding_format" in body:
+    if not TURNS.get(endpoint):
         return 0  # an embedding has none
     most = next((body[name] for name in _LIMITS if isinstance(body.get(name), int)), None)
     choices = body.get("n", 1)

@@ -35,19 +35,40 @@ def batch_cost(
     return None if price is None else float(price.total_price)
 
 
-def prompts_cost(model: str, tokens: int) -> float | None:
+def prompts_cost(model: str, tokens: int, *, longest: int = 0) -> float | None:
     """US dollars for the input tokens of many requests together at the batch rate, or `None` where it is not known.
 
-    Some models cost more beyond a length of the prompt; here each prompt is taken for a short one.
+    Args:
+        model: The model.
+        tokens: How many.
+        longest: How many tokens one prompt may have: some models cost more beyond a length.
     """
-    cost = batch_cost(model, _SHORT, 0, 0)
-    return None if cost is None else cost * tokens / _SHORT
+    rates = [_prompt_rate(model, length) for length in _lengths(model, longest)]
+    known = [rate for rate in rates if rate is not None]
+    return max(known) * tokens if len(known) == len(rates) else None
 
 
-def answers_cost(model: str, tokens: int) -> float | None:
-    """US dollars for the output tokens of many requests together at the batch rate, or `None` where it is not known."""
-    costs = [batch_cost(model, _SHORT, 0, made) for made in (0, _SHORT)]
-    return None if costs[0] is None or costs[1] is None else (costs[1] - costs[0]) * tokens / _SHORT
+def answers_cost(model: str, tokens: int, *, longest: int = 0) -> float | None:
+    """As `prompts_cost`, for the output tokens."""
+    rates = [_answer_rate(model, length) for length in _lengths(model, longest)]
+    known = [rate for rate in rates if rate is not None]
+    return max(known) * tokens if len(known) == len(rates) else None
+
+
+def _prompt_rate(model: str, prompt: int) -> float | None:
+    cost = batch_cost(model, prompt, 0, 0)
+    return None if cost is None else cost / prompt
+
+
+def _answer_rate(model: str, prompt: int) -> float | None:
+    without, with_ = (batch_cost(model, prompt, 0, made) for made in (0, _SHORT))
+    return None if without is None or with_ is None else (with_ - without) / _SHORT
+
+
+def _lengths(model: str, longest: int) -> tuple[int, ...]:
+    """A short prompt, and a long one where some may be so long that they cost more."""
+    rates = _rates(model)
+    return (_SHORT, longest) if rates is not None and 0 <= rates.up_to < longest else (_SHORT,)
 
 
 _SHORT = 1_000

@@ -40,6 +40,8 @@ def alarms(state: SubmissionState, now: float, patience: Patience) -> list[str]:
     if state.collected:
         return []
     found = [text for batch in state.batches for text in _of(batch, now, patience)]
+    if state.held_for_good and not state.cancelled:
+        found.append(f"a budget admits no more of its batches: {state.held}")
     ended = max((batch.seen_at for batch in state.batches if batch.stage == "ended"), default=0.0)
     if not found and state.ready and ended and now - ended >= patience.uncollected_after:
         found = [

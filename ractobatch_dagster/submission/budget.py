@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.results.cost import answers_cost, prompts_cost
 from ractobatch_dagster.store import Store
-from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["PERIODS", "Limit", "Purse", "committed", "may_cost"]
+__all__ = ["PERIODS", "Limit", "Purse", "Stop", "committed", "may_cost"]
 
 Period = Literal["submission", "day", "week", "month", "total"]
 PERIODS: tuple[Period, ...] = ("submission", "day", "week", "month", "total")
@@ -59,29 +58,49 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, Entry] = {}
 
 
+class Stop(NamedTuple):
+    """Why a budget does not admit a batch, and whether time will not change that."""
+
+    why: str = ""
+    for_good: bool = False
+
+
 def may_cost(state: SubmissionState, batch: BatchState) -> float | None:
-    """What a batch may cost at most, by its bytes and the most tokens of its answers; `None` where nobody can know."""
+    """What a batch may cost at most, by its bytes and the most tokens of its answers; `None` where nobody can know.
+
+    No text has more tokens than bytes. What pictures and documents cost does not go by their bytes: with them it is an
+    estimate.
+    """
     model = batch.model or state.model
     if state.most_tokens is None:
         return None
-    prompts = prompts_cost(model, batch.size // BYTES_PER_TOKEN)
-    answers = answers_cost(model, batch.requests * state.most_tokens) if state.most_tokens else 0.0
+    prompts = prompts_cost(model, batch.size, longest=batch.size)
+    answers = answers_cost(model, batch.requests * state.most_tokens, longest=batch.size) if state.most_tokens else 0.0
     return None if prompts is None or answers is None else prompts + answers
 
 
 def committed(state: SubmissionState) -> Days:
-    """What the submission's batches have cost, by the day of their creation; or may cost, until they are collected."""
+    """What the submission's batches have cost, by the day of their creation; or may cost, until they are collected.
+
+    The day is that of the intent, by the store's clock, as it was when the budget admitted the batch.
+    """
     days: Days = {}
     for batch in state.batches:
-        if batch.batch_id is None and batch.intent is None:
-            continue
-        intended = batch.intent.at if batch.intent else None
-        at = batch.created_at or intended or batch.file_created_at or state.created_at  # not every server tells when
-        known = batch.collected and batch.usd is not None and not batch.gone  # answers that are gone were billed
-        usd = batch.usd if known else may_cost(state, batch)
-        day = _day(at).isoformat()
-        days[day] = days.get(day, 0.0) + (usd or 0.0)
-    return {day: usd for day, usd in days.items() if usd}
+        usd = _committed(state, batch)
+        if usd:
+            at = batch.intended_at or (batch.intent.at if batch.intent else None) or batch.created_at
+            day = _day(at or batch.file_created_at or state.created_at).isoformat()
+            days[day] = days.get(day, 0.0) + usd
+    return days
+
+
+def _committed(state: SubmissionState, batch: BatchState) -> float:
+    if batch.batch_id is None and batch.intent is None and not batch.intended_at:
+        return 0.0
+    most = may_cost(state, batch) or 0.0
+    if not batch.collected or batch.usd is None or batch.gone:  # answers that are gone were billed
+        return most
+    return batch.usd + most * min(batch.lost, batch.requests) / batch.requests if batch.requests else batch.usd
 
 
 class Purse:
@@ -96,32 +115,32 @@ class Purse:
     def __init__(self, store: Store, limits: Sequence[Limit], now: Callable[[], float]) -> None:
         self._log = Log(store, "budget/log", Ledger)
         self._limits, self._now = limits, now
+        self._store = store
+        self._kept: bool | None = None
         self._reserved: set[str] = set()  # submissions for which something was reserved and not settled since
 
-    def fitting(self, state: SubmissionState, numbers: Collection[int]) -> tuple[list[int], str]:
+    def fitting(self, state: SubmissionState, numbers: Collection[int]) -> tuple[list[int], Stop]:
         """Which of these batches fit the budgets as they stand, in their order, and what stops the others.
 
-        Nothing is reserved by that.
+        Nothing is reserved by that. A batch that can never fit does not stop those behind it.
         """
         limits = [limit for limit in self._limits if limit.asset in (None, state.asset)]
         if not limits:
-            return list(numbers), ""
-        ledger, today = self._ledger(), _day(self._now())
+            return list(numbers), Stop()
+        ledger, today = self._ledger() or self._census(), _day(self._now())
         left = [(limit, limit.usd - _spent(limit, ledger, state, today)) for limit in limits]
-        fits, added = list[int](), 0.0
+        fits, stop, added = list[int](), Stop(), 0.0
         for batch in (batch for batch in state.batches if batch.number in numbers):
             usd = may_cost(state, batch)
-            if usd is None:
-                return fits, _UNKNOWN.format(batch.number, batch.model or state.model)
-            for limit, rest in left:
-                if added + usd > rest + _ROUNDING:
-                    return fits, (
-                        f"batch {batch.number} may cost {_usd(usd)}, and of the budget of {limit} "
-                        f"{_usd(max(rest - added, 0.0))} are left"
-                    )
-            added += usd
-            fits.append(batch.number)
-        return fits, ""
+            stopped = _stop(batch, batch.model or state.model, usd, added, left)
+            if usd is not None and not stopped.why:
+                added += usd
+                fits.append(batch.number)
+                continue
+            stop = stop if stop.why and stopped.for_good else stopped
+            if not stop.for_good:
+                break
+        return fits, stop
 
     def reserve(self, files: SubmissionFiles) -> str:
         """Write down what the submission may cost with what it intends; why not, if somebody else was quicker.
@@ -140,26 +159,37 @@ class Purse:
             why = f"somebody else has just taken what was left of the budget of {over[0]}" if over else ""
             return None if over else after
 
-        if self._limits:
+        if self._limits or self._ledger() is not None:
             self._log.update(reserved)
             self._reserved.add(files.id)
         return why
 
     def settle(self, before: SubmissionState, state: SubmissionState, files: SubmissionFiles) -> None:
         """Write down what the submission has come to, where that may be another sum than before."""
-        if not self._limits:
-            return
-        if files.id in self._reserved or state.collected or committed(before) != committed(state):
+        moved = files.id in self._reserved or state.collected or committed(before) != committed(state)
+        if moved and (self._limits or self._ledger() is not None):
             self._log.update(lambda ledger: self._with(ledger, files.state()))  # as in `reserve`
             self._reserved.discard(files.id)
 
-    def _ledger(self) -> Ledger:
+    def _ledger(self) -> Ledger | None:
+        """The ledger, which is there from the first budget on; then those write into it, too, that know of none."""
+        if self._kept is False:
+            return None
         version = self._log.load()
-        return version.state if version is not None else Ledger()
+        self._kept = version is not None
+        return version.state if version is not None else None
+
+    def _census(self) -> Ledger:
+        """What was created before there was a ledger, of submissions that are still open."""
+        found = {one.id: Entry(asset=one.asset, days=committed(one)) for one in open_states(self._store)}
+        return Ledger(entries={id_: entry for id_, entry in found.items() if entry.days})
 
     def _with(self, ledger: Ledger | None, state: SubmissionState) -> Ledger:
-        entries = dict(ledger.entries) if ledger is not None else {}
-        days = committed(state)
+        ledger = ledger or self._census()
+        self._kept = True
+        entries, days = dict(ledger.entries), committed(state)
+        if state.collected and state.id not in entries and days and _is_old(days, _day(self._now())):
+            return ledger  # it is among those that were summed up
         if days:
             entries[state.id] = Entry(asset=state.asset, days=days)
         else:
@@ -195,13 +225,17 @@ def _folded(entries: Mapping[str, Entry], today: dt.date) -> dict[str, Entry]:
     kept: dict[str, Entry] = {}
     old: dict[str, Days] = {}
     for id_, entry in entries.items():
-        if dt.date.fromisoformat(max(entry.days)) + _OLD >= today:
+        if not _is_old(entry.days, today):
             kept[id_] = entry
             continue
         days = old.setdefault(entry.asset, {})
         for day, usd in entry.days.items():
             days[day] = days.get(day, 0.0) + usd
     return kept | {f"[{asset}]": Entry(asset=asset, days=days) for asset, days in old.items()}
+
+
+def _is_old(days: Days, today: dt.date) -> bool:
+    return dt.date.fromisoformat(max(days)) + _OLD < today
 
 
 def _day(at: float) -> dt.date:
@@ -212,7 +246,21 @@ def _usd(amount: float) -> str:
     return f"{amount:,.2f} USD" if amount >= 1 or not amount else f"{amount:.2g} USD"
 
 
+def _stop(batch: BatchState, model: str, usd: float | None, added: float, left: Sequence[tuple[Limit, float]]) -> Stop:
+    """What stops this batch, beside those that cost so much."""
+    if usd is None:
+        return Stop(_UNKNOWN.format(batch.number, model), for_good=True)
+    may = f"batch {batch.number} may cost {_usd(usd)}"
+    for limit, rest in left:
+        if usd > limit.usd + _ROUNDING:
+            return Stop(f"{may}, more than the whole budget of {limit}. {_TOO_DEAR}", for_good=True)
+        if added + usd > rest + _ROUNDING:
+            return Stop(f"{may}, and of the budget of {limit} {_usd(max(rest - added, 0.0))} are left")
+    return Stop()
+
+
 _UNKNOWN = (
     "nobody knows what batch {} may cost: a budget needs `max_tokens`, and a model whose batch price is known, as {} "
     "may not be"
 )
+_TOO_DEAR = "Raise it; or cancel the submission and submit again, with a smaller `max_requests_per_batch`"

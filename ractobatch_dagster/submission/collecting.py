@@ -179,9 +179,14 @@ def read_answers(
         files.store.write(files.odd(batch), b"".join(odd.kept))
     again = sum(outcomes["retryable"].to_pylist()) + sum(problem is not None for problem in problems)
     tokens = pc.sum(outcomes["prompt_tokens"]).as_py() or 0
-    usd = outcomes_cost(outcomes)
     return msgspec.structs.replace(
-        batch, collected=True, doubtful=again, anomalies=dict(odd.counts), usd=usd, tokens=tokens
+        batch,
+        collected=True,
+        doubtful=again,
+        anomalies=dict(odd.counts),
+        usd=outcomes_cost(outcomes),
+        lost=outcomes["status"].to_pylist().count("missing"),
+        tokens=tokens,
     )
 
 

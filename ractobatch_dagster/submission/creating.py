@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from ractobatch_dagster.errors import ProviderAuthError, ProviderError, QueueFullError
+from ractobatch_dagster.errors import ProviderAuthError, ProviderError, QueueFullError, RactobatchError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.provider.translate import misses_file
-from ractobatch_dagster.submission.budget import Purse
+from ractobatch_dagster.submission.budget import Purse, Stop
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import scan
 from ractobatch_dagster.submission.plan import (
@@ -73,8 +73,8 @@ class Creator:
         now = self._now()
         intent = Intent(writer=self._writer, at=now)
         fitting, queued = self._quota.fitting(state, numbers, WAVE)
-        wanted, held = self._purse.fitting(state, fitting)
-        state = self._waiting(files, state, held, queued)
+        wanted, stop = self._purse.fitting(state, fitting)
+        state = self._waiting(files, state, stop, queued)
         if not wanted:
             return state
 
@@ -88,21 +88,29 @@ class Creator:
 
         state = files.change(intend)
         mine = [batch for batch in state.batches if batch.intent == intent]
-        held = self._purse.reserve(files)
-        queued = "" if held else self._quota.reserve(files, len(mine))
+        try:
+            held = self._purse.reserve(files)
+            queued = "" if held else self._quota.reserve(files, len(mine))
+        except RactobatchError:
+            self._withdrawn(files, mine)
+            raise
         if held or queued:
-            self._waiting(files, state, held or state.held, queued or state.queued)
-            return self._record(files, {b.number: msgspec.structs.replace(b, intent=None) for b in mine}, (), 0.0)
+            self._waiting(files, state, Stop(held) if held else _stop(state), queued or state.queued)
+            return self._withdrawn(files, mine)
         return self._each(files, state, mine, problems)
 
-    def _waiting(self, files: SubmissionFiles, state: SubmissionState, held: str, queued: str) -> SubmissionState:
+    def _withdrawn(self, files: SubmissionFiles, mine: Sequence[BatchState]) -> SubmissionState:
+        """Take back the intent to create these, of which none was created."""
+        return self._record(files, {b.number: msgspec.structs.replace(b, intent=None) for b in mine}, (), 0.0)
+
+    def _waiting(self, files: SubmissionFiles, state: SubmissionState, stop: Stop, queued: str) -> SubmissionState:
         """Say what keeps batches from being created, where that is something else than before."""
-        if (held, queued) == (state.held, state.queued):
+        if (stop, queued) == (_stop(state), state.queued):
             return state
-        for what, before, why in (("budget", state.held, held), ("quota", state.queued, queued)):
+        for what, before, why in (("budget", state.held, stop.why), ("quota", state.queued, queued)):
             if why != before:
                 self._log(f"waiting for the {what}: {why}" if why else f"the {what} admits batches again")
-        return files.replace(lambda _: {"held": held, "queued": queued})
+        return files.replace(lambda _: {"held": stop.why, "held_for_good": stop.for_good, "queued": queued})
 
     def _each(
         self, files: SubmissionFiles, state: SubmissionState, mine: Sequence[BatchState], problems: list[ProviderError]
@@ -224,6 +232,10 @@ def take_in(
     if surplus:
         state = files.replace(lambda newest: {"strays": newest.strays + len(surplus)})
     return state
+
+
+def _stop(state: SubmissionState) -> Stop:
+    return Stop(state.held, state.held_for_good)
 
 
 def _given_up(batch: BatchState) -> BatchState:

@@ -321,8 +321,8 @@ class Engine:
 
 
 def _abandoned(batch: BatchState) -> BatchState:
-    if batch.stage == "creating":
-        return requeued(batch)
+    if batch.intent is not None:  # it may have been created, and be billed
+        return msgspec.structs.replace(requeued(batch), intended_at=batch.intent.at)
     if batch.stage == "running":
         return msgspec.structs.replace(batch, status=BatchStatus.CANCELLED, gone=True)
     if batch.stage == "ended":

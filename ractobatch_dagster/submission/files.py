@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["ROOT", "SubmissionFiles", "TableFiles", "parquet_file", "read_parquet", "tables", "write_parquet"]
+__all__ = [
+    "ROOT",
+    "SubmissionFiles",
+    "TableFiles",
+    "open_states",
+    "parquet_file",
+    "read_parquet",
+    "tables",
+    "write_parquet",
+]
 
 ROOT = "submissions"
 
@@ -176,6 +185,26 @@ def read_parquet(store: Store, path: str, columns: Sequence[str] | None = None) 
     # not `read_table`: with pyarrow 26 a process that ends right after it is aborted
     with parquet_file(store, path) as file:
         return file.read(columns=columns, use_threads=False)
+
+
+def open_states(store: Store) -> Iterator[SubmissionState]:
+    """All open submissions of a root, and those that they replace.
+
+    One that cannot be read is left out: the sensor tells of it.
+    """
+    for table in tables(store):
+        try:
+            version = table.log.load()
+        except StoreError:
+            continue
+        waiting = list(version.state.open) if version is not None else []
+        while waiting:
+            try:
+                state = table.submission(waiting.pop()).state()
+            except StoreError:
+                continue
+            waiting += state.predecessors
+            yield state
 
 
 @contextmanager

@@ -26,7 +26,7 @@ FORMAT = 1
 """The format written today. A reader refuses what is newer than itself instead of guessing."""
 
 _NAME = re.compile(r"^(\d{8})\.json\.gz$")
-_MAX_LOSSES = 50
+_MAX_LOSSES = 1_000
 
 State = TypeVar("State", bound=msgspec.Struct)
 

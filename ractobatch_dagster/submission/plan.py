@@ -172,6 +172,7 @@ def seen(batch: BatchState, remote: RemoteBatch, now: float = 0.0) -> BatchState
         batch,
         batch_id=remote.id,
         intent=None,
+        intended_at=batch.intended_at or (batch.intent.at if batch.intent else 0.0),
         file_id=remote.input_file_id or batch.file_id,
         status=remote.status,
         created_at=remote.created_at or batch.created_at,

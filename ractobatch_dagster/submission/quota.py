@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.provider.remote import queue_limit
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.store import Store, table_name
-from ractobatch_dagster.submission.files import SubmissionFiles, tables
+from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
@@ -119,6 +118,8 @@ class Quota:
             most: How many are enough.
         """
         ledger, now = self._ledger(), self._now()
+        if ledger is None and self._given:
+            ledger = self._census(state)
         wanted = set(numbers)
         self._unsettled.add(state.id)
         room = self._this_hour(state, ledger, now)
@@ -219,25 +220,10 @@ class Quota:
     def _census(self, mine: SubmissionState) -> Counted:
         """What is in the queue when counting begins."""
         now = self._now()
-        found = {state.id: _share(state, {}, now) for state in _open(self._store) if state.provider == self._provider}
+        found = {
+            state.id: _share(state, {}, now) for state in open_states(self._store) if state.provider == self._provider
+        }
         return Counted(shares={id_: share for id_, share in found.items() if share.tokens and id_ != mine.id})
-
-
-def _open(store: Store) -> Iterator[SubmissionState]:
-    """All open submissions of a root and those that they replace. One that cannot be read tells of itself elsewhere."""
-    for table in tables(store):
-        try:
-            version = table.log.load()
-        except StoreError:
-            continue
-        waiting = list(version.state.open) if version is not None else []
-        while waiting:
-            try:
-                state = table.submission(waiting.pop()).state()
-            except StoreError:
-                continue
-            waiting += state.predecessors
-            yield state
 
 
 class _Queue:

@@ -114,6 +114,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         not_before: When a batch that the provider's quota turned away may be tried again (seconds since 1970).
         refusals: How many times in a row the quota turned it away.
         file_created_at: When its input file was uploaded, by the provider's clock.
+        intended_at: When a writer set out to create it, by the store's clock, where it may have come to that.
         fenced: It was found after its input file had been deleted, so that it may fail for want of it.
         collected: Its answers are in the store.
         reader: Tells what the run that collected it read from what others did, which may be less.
@@ -122,6 +123,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         gone: The provider no longer has its answers.
         ended_at: When it was first seen to have ended without showing its files.
         usd: What its answers cost, once collected; `None` where the model's price is not known.
+        lost: How many of its requests may have been billed without that anybody can know for what.
         tokens: How many input tokens its answers were billed for, once collected.
         seen_at: When its status or its count of answers last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
@@ -143,6 +145,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     file_id: str | None = None
     file_created_at: float = 0.0
     batch_id: str | None = None
+    intended_at: float = 0.0
     fenced: bool = False
     status: BatchStatus | None = None
     created_at: float | None = None
@@ -158,6 +161,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool = False
     ended_at: float = 0.0
     usd: float | None = None
+    lost: int = 0
     tokens: int = 0
     seen_at: float = 0.0
 
@@ -188,6 +192,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         models: The models that its rows ask, where each names its own; `model` is that of those that name none.
         most_tokens: How many output tokens a request may take at most; `None` where that is not limited.
         held: What of a budget stops it from creating more batches, if anything does.
+        held_for_good: Time will not change that.
         queued: What of the account's quota does.
         rows: How many rows its partitions have.
         sealed: How many rows were sealed; some may belong to partitions that another submission goes on with.
@@ -216,6 +221,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     models: tuple[str, ...] = ()
     most_tokens: int | None = None
     held: str = ""
+    held_for_good: bool = False
     queued: str = ""
     requests: int
     max_rounds: int
@@ -247,8 +253,11 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Whether there is work that only a run does: download, read, plan the next round."""
         if self.collected or self.predecessors:
             return not self.collected and self.predecessors_ended
-        done = {"ended", "collected", *(("planned", "uploaded") if self.cancelled else ())}
-        return all(batch.stage in done for batch in self.batches)
+        stages = {batch.stage for batch in self.batches}
+        if stages <= {"ended", "collected", *(("planned", "uploaded") if self.cancelled else ())}:
+            return True
+        # what the answers did cost may leave room in the budget for more
+        return bool(self.held) and "ended" in stages and not stages & {"creating", "running"}
 
     def with_batches(self, changed: dict[int, BatchState]) -> SubmissionState:
         """The same submission with some of its batches replaced, by number."""

@@ -51,6 +51,7 @@ class Request:
     question: str
     verdict: Verdict
     model: str = ""
+    tokens: int = 10
     served: bool = False
     told_in: str = ""
     """Which file has its line, if any has."""
@@ -111,10 +112,10 @@ def verdict_of(question: str, random: Random, chances: dict[Verdict, float]) -> 
 
 def read_requests(data: bytes, verdict: Callable[[str], Verdict]) -> list[Request]:
     """The requests of an input file."""
-    lines = [json.loads(line) for line in data.split(b"\n") if line]
+    lines = [(json.loads(line), len(line) // 3) for line in data.split(b"\n") if line]
     return [
-        Request(line["custom_id"], text, verdict(text), line["body"]["model"])
-        for line in lines
+        Request(line["custom_id"], text, verdict(text), line["body"]["model"], tokens)
+        for line, tokens in lines
         for text in (line["body"]["messages"][-1]["content"],)
     ]
 
@@ -155,7 +156,11 @@ def _answered(request: Request) -> dict[str, Any]:
     body = {
         "model": request.model,
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        "usage": {
+            "prompt_tokens": request.tokens,
+            "completion_tokens": 5,
+            "total_tokens": request.tokens + 5,
+        },
     }
     return {
         "id": "line",

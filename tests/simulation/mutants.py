@@ -35,6 +35,7 @@ from ractobatch_dagster.submission.budget import Purse
 from ractobatch_dagster.submission.creating import Creator
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.log import Log, Version
+from ractobatch_dagster.submission.quota import Quota
 from ractobatch_dagster.submission.state import BatchState
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -102,6 +103,17 @@ def creates_whatever_the_budget_is() -> Patches:
 @_mutant(setting_budget=3.0, setting_models=0, setting_reruns=2, setting_packed=False)
 def only_looks_at_the_budget_and_reserves_nothing() -> Patches:
     return [(Purse, "reserve", lambda *_: "")]
+
+
+@_mutant(setting_quota_given=True, world_queue_tokens=250, setting_per_batch=2)
+def creates_whatever_is_enqueued() -> Patches:
+    fitting = lambda _, state, numbers, most: (list(numbers)[:most], "")  # noqa: E731
+    return [(Quota, "fitting", fitting), (Quota, "reserve", lambda *_: "")]
+
+
+@_mutant(setting_quota_given=True, world_queue_tokens=250, setting_reruns=2, setting_packed=False, setting_per_batch=2)
+def only_looks_at_the_queue_and_counts_nothing() -> Patches:
+    return [(Quota, "reserve", lambda *_: "")]
 
 
 @_mutant()

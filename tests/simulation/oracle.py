@@ -110,6 +110,7 @@ class _Judge:
             *self.play.orchestrator.odd,
             *self._models(),
             *self._budget(),
+            *self._quota(),
             *self._strays(),
             *self._paid_twice(),
             *self._attempts(),
@@ -142,6 +143,21 @@ class _Judge:
             if requests * _AN_ANSWER_USD > self.play.setting.budget * A_REQUEST_USD:
                 money = self.play.setting.budget
                 yield f"with {batch.id} {requests} requests are open, and there is money for {money:.1f}"
+
+    def _quota(self) -> Iterator[str]:
+        """Where it is told, no more is ever enqueued than the queue takes."""
+        limit = self.play.world.chances.queue_tokens
+        if not self.play.setting.quota_given:
+            return
+        strays = {batch.id for batch in self.strays}
+        mine = [one for one in self.play.world.batches.values() if one.id not in strays and not one.doubled]
+        for batch in mine:
+            together = [one for one in mine if one.created_at <= batch.created_at < _ended_at(one)]
+            for model in {one.requests[0].model for one in together if one.requests}:
+                enqueued = [one for one in together if one.requests and one.requests[0].model == model]
+                tokens = sum(request.tokens for one in enqueued for request in one.requests)
+                if tokens > limit and len(enqueued) > 1:
+                    yield f"with {batch.id} {tokens} tokens of {model} are enqueued, and there is room for {limit}"
 
     # -- money ------------------------------------------------------------------------------------
 

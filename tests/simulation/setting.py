@@ -50,6 +50,8 @@ class Setting:
     """Seconds until the misfortunes end."""
     budget: float = 0.0
     """For how many requests there is money until the misfortunes end; no limit where it is nothing."""
+    quota_given: bool = False
+    """Whether the package is told how many tokens the queue takes; otherwise it learns that from a refusal."""
     models: int = 0
     """How many models the rows name, each its own; none where all ask the same."""
 
@@ -142,6 +144,9 @@ def draw(random: Random) -> tuple[Setting, Chances, StoreChances, WireChances, W
     )
     setting.models = random.randint(1, 3) if maybe(0.35) else 0
     setting.budget = random.uniform(0, 12) if maybe(0.3) and not setting.models else 0.0
+    if maybe(0.3):
+        world.queue_tokens = int(setting.per_batch * 100 * random.uniform(1, 3))
+        setting.quota_given = maybe(0.5)
     return setting, chances, store, wire, world
 
 

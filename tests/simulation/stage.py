@@ -77,6 +77,7 @@ class Resource:
             limits=self.limits(),
             now=self.now,
             log=log,
+            enqueued=stage.quota,
             budgets=[Limit(usd=stage.budget_usd, per="total")] if stage.setting.budget else [],
             **options,
         )
@@ -164,6 +165,12 @@ class Stage:
             on_change=self.setting.on_change,  # type: ignore[arg-type]
             on_terminate="keep",
         )
+
+    @property
+    def quota(self) -> dict[str, int]:
+        """How many tokens may be enqueued, by model, where that is given."""
+        models = [f"model-{number}" for number in range(self.setting.models)] or [MODEL]
+        return dict.fromkeys(models, self._world_chances.queue_tokens) if self.setting.quota_given else {}
 
     @property
     def budget_usd(self) -> float:

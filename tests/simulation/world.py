@@ -45,6 +45,8 @@ class WorldChances:
     has_list: bool = True
     accepts_missing_files: bool = False
     page: int = 100
+    queue_tokens: int = 0
+    """How many tokens of a model may be enqueued; no limit where it is nothing."""
     verdicts: dict[Verdict, float] = field(default_factory=dict)
     lines: Lines = field(default_factory=Lines)
 
@@ -184,11 +186,26 @@ class World:
             return "poisoned"
         if self._happens(self.chances.queue_failed, "batches failed for the queue"):
             return "queue"
+        if self.queue_is_full(file):
+            self._happens(1.0, "batches failed for a queue that was full")
+            return "queue"
         if self._happens(self.chances.refuse, "batches refused"):
             return "refused"
         if self._happens(self.chances.expire, "batches expired"):
             return "expired"
         return "completed"
+
+    def queue_is_full(self, file: File) -> bool:
+        """Whether one more batch is too much for the queue of its model."""
+        requests = read_requests(file.data, self._ok)
+        enqueued = [one for batch in self.batches.values() if batch.status not in ENDED for one in batch.requests]
+        tokens = sum(one.tokens for one in enqueued if one.model == requests[0].model) if requests else 0
+        limit = self.chances.queue_tokens
+        return bool(limit and tokens) and tokens + sum(one.tokens for one in requests) > limit
+
+    @staticmethod
+    def _ok(question: str) -> Verdict:
+        return Verdict.OK
 
     def _new(self, file: File, metadata: dict[str, str], fate: str) -> Batch:
         slow = 20 if self._happens(self.chances.slow, "batches slow") else 1
@@ -247,7 +264,9 @@ class World:
                 if request.verdict is Verdict.POISON
             ]
         elif batch.fate == "queue":
-            batch.issues = [{"message": "Enqueued token limit reached for m", "code": "token_limit_exceeded"}]
+            told = f" Limit: {self.chances.queue_tokens:,} enqueued tokens." if self.chances.queue_tokens else ""
+            message = f"Enqueued token limit reached for m in organization o.{told}"
+            batch.issues = [{"message": message, "code": "token_limit_exceeded"}]
         elif batch.fate == "missing file":
             batch.issues = [{"message": f"Cannot find file {batch.input_file_id}.", "code": "validation_failed"}]
         else:

@@ -10,10 +10,13 @@ import msgspec
 import pandas as pd
 import pytest
 
+from ractobatch_dagster.errors import StoreError
 from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
+from ractobatch_dagster.results.cost import answers_cost, prompts_cost
 from ractobatch_dagster.submission import budget
+from ractobatch_dagster.submission.alarms import Patience, alarms
 from ractobatch_dagster.submission.budget import Entry, Ledger, Limit, committed, may_cost
 from ractobatch_dagster.submission.engine import SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
@@ -80,7 +83,7 @@ def created(files: SubmissionFiles) -> int:
 
 def usd(batches: float, per: str = "total", asset: str | None = None) -> Limit:
     """A budget for about so many batches: one may cost 0.0003 USD."""
-    return Limit(usd=batches * 0.00031, per=per, asset=asset)  # type: ignore[arg-type]
+    return Limit(usd=batches * 0.00032, per=per, asset=asset)  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_waits_and_goes_on_when_the_budget_is_raised(bench: Bench) -> None:
@@ -91,7 +94,7 @@ def test_what_does_not_fit_waits_and_goes_on_when_the_budget_is_raised(bench: Be
     assert created(files) == 3
     assert str(progress(state)).startswith("0 of 5 batches ended, 3 running, 2 waiting for the budget")
     assert "batch 3 may cost" in state.held
-    assert "of the budget of 0.00093 USD in all for all tables" in state.held
+    assert "of the budget of 0.00096 USD in all for all tables" in state.held
     purses.engine().advance(files, steps=SUBMIT)
     assert created(files) == 3
     purses.engine(usd(5)).advance(files, steps=SUBMIT)
@@ -217,6 +220,99 @@ def test_a_server_that_does_not_say_when_counts_all_the_same(bench: Bench) -> No
     assert committed(silent) == committed(state)
     without = tuple(msgspec.structs.replace(one, file_created_at=0.0) for one in silent.batches)
     assert committed(msgspec.structs.replace(silent, batches=without)) == committed(state)
+
+
+@pytest.mark.parametrize("late", [0, 24 * 3600, -24 * 3600])
+def test_the_day_is_that_of_our_clock(bench: Bench, late: int) -> None:
+    """However wrong the server's is, what was created counts on the day on which the budget admitted it."""
+    purses = Purses(bench, usd(2, "day"))
+    files = purses.open(8)
+    bench.clock += late
+    for _ in range(4):
+        purses.engine().advance(files, steps=SUBMIT)
+    assert created(files) == 2
+
+
+def test_a_batch_that_costs_more_than_the_whole_budget_is_said(bench: Bench) -> None:
+    """Waiting will not help, so it is an alarm, and what fits goes."""
+    purses = Purses(bench, usd(0.5, "day"))
+    state = purses.engine().advance(purses.open(2), steps=SUBMIT)
+    assert state.held_for_good
+    assert "more than the whole budget of 0.00016 USD a day for all tables. Raise it; or cancel" in state.held
+    assert any("a budget admits no more of its batches" in text for text in alarms(state, bench.clock, Patience()))
+
+
+def test_a_price_that_nobody_knows_does_not_stop_other_models(bench: Bench) -> None:
+    """Of two models in one submission the one with a price goes."""
+    purses = Purses(bench, usd(5))
+    files = purses.open(2)
+    other = {0: msgspec.structs.replace(files.state().batches[0], model="made-up-model")}
+    files.change(lambda _: other)
+    state = purses.engine().advance(files, steps=SUBMIT)
+    assert [batch.batch_id is None for batch in state.batches] == [True, False]
+    assert "made-up-model" in state.held
+
+
+def test_what_may_have_been_billed_counts(bench: Bench) -> None:
+    """Requests of which the provider told nothing, and creates that were given up without knowing."""
+    purses = Purses(bench, usd(5))
+    files = purses.open(1)
+    purses.engine().advance(files, steps=SUBMIT)
+    (most,) = committed(files.state()).values()
+    (batch,) = files.state().batches
+
+    def with_(**what: object) -> float:
+        changed = {0: msgspec.structs.replace(batch, **what)}
+        return sum(committed(files.state().with_batches(changed)).values())
+
+    assert with_(collected=True, usd=0.1, lost=0) == 0.1
+    assert with_(collected=True, usd=0.1, lost=1) == pytest.approx(0.1 + most)
+    assert with_(batch_id=None, status=None) == pytest.approx(most)
+    assert with_(batch_id=None, status=None, intended_at=0.0) == 0
+
+
+def test_a_ledger_that_cannot_be_written_leaves_no_intent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was created, so nothing waits to be resolved; the next try goes on."""
+    purses = Purses(bench, usd(5))
+    files = purses.open(2)
+    create = bench.store.create
+
+    def broken(path: str, data: bytes) -> bool:
+        if path.startswith("budget/"):
+            raise StoreError("no")
+        return create(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "create", broken)
+        with pytest.raises(StoreError):
+            purses.engine().advance(files, steps=SUBMIT)
+    assert [batch.stage for batch in files.state().batches] == ["uploaded"] * 2
+    purses.engine().advance(files, steps=SUBMIT)
+    assert created(files) == 2
+
+
+def test_what_was_created_before_there_was_a_budget_counts(bench: Bench) -> None:
+    """And so does what others create that know of none, once there is a ledger."""
+    before = Purses(bench).open(2, "before")
+    Engine(bench.store, bench.engine()._provider, limits=ONE_EACH, now=lambda: bench.clock).advance(
+        before, steps=SUBMIT
+    )
+    purses = Purses(bench, usd(3))
+    mine, other = purses.open(3, "mine"), purses.open(1, "other")
+    purses.engine().advance(mine, steps=SUBMIT)
+    assert created(mine) == 1
+    Engine(bench.store, bench.engine()._provider, limits=ONE_EACH, now=lambda: bench.clock).advance(other, steps=SUBMIT)
+    assert set(purses.ledger().entries) == {before.id, mine.id, other.id}
+
+
+def test_a_long_prompt_may_cost_more_a_token() -> None:
+    """Where a model has a dearer price beyond a length, a batch that may hold such a prompt counts at that."""
+    short, long = prompts_cost("gpt-5.4", 1_000_000), prompts_cost("gpt-5.4", 1_000_000, longest=400_000)
+    assert short is not None
+    assert long is not None
+    assert long > 1.5 * short
+    assert prompts_cost("gpt-5.4", 1_000_000, longest=100_000) == short
+    assert answers_cost("gpt-5.4", 1_000, longest=400_000) > answers_cost("gpt-5.4", 1_000)  # type: ignore[operator]
 
 
 def test_old_entries_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
