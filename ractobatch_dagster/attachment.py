@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RactoFile", "user_content"]
+__all__ = ["RactoFile", "responses_image", "user_content"]
 
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
@@ -108,12 +108,17 @@ def _openai(part: RactoFile | str) -> dict[str, Any]:
     return {"type": "file", "file": {"filename": part.name or "file", "file_data": part.data_url}}
 
 
+def responses_image(url: str) -> dict[str, Any]:
+    """A picture as the Responses API has it: `detail` has a default there, yet OpenAI's schema and vLLM require it."""
+    return {"type": "input_image", "image_url": url, "detail": "auto"}
+
+
 def _responses(part: RactoFile | str) -> dict[str, Any]:
     """As the Responses API has them."""
     if isinstance(part, str):
         return {"type": "input_text", "text": part}
     if part.is_image:
-        return {"type": "input_image", "image_url": part.data_url}
+        return responses_image(part.data_url)
     if part.is_text:
         return {"type": "input_text", "text": _decoded(part)}
     return {"type": "input_file", "filename": part.name or "file", "file_data": part.data_url}

@@ -105,12 +105,12 @@ def test_responses_have_parts_of_their_own() -> None:
     requests = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"files": "files"}, "input"))
     (body,) = requests.bodies(block(files=[[PNG, PDF]]), ["what?"], named)
     assert body["input"][-1]["content"] == [
-        {"type": "input_image", "image_url": url(PNG, "image/png")},
+        {"type": "input_image", "image_url": url(PNG, "image/png"), "detail": "auto"},
         {"type": "input_file", "filename": "file.pdf", "file_data": url(PDF, "application/pdf")},
         {"type": "input_text", "text": "what?"},
     ]
     (address,) = requests.bodies(block(files=[ADDRESS]), ["what?"], named)
-    assert address["input"][-1]["content"][0] == {"type": "input_image", "image_url": ADDRESS}
+    assert address["input"][-1]["content"][0] == {"type": "input_image", "image_url": ADDRESS, "detail": "auto"}
 
 
 @pytest.mark.parametrize(

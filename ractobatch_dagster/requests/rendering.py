@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ractobatch_dagster.attachment import RactoFile, user_content
+from ractobatch_dagster.attachment import RactoFile, responses_image, user_content
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RESPONSES, TURNS, RequestTemplate, is_reasoning_model
 from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
@@ -195,9 +195,7 @@ def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list
             parts += user_content("", [one], shape)["content"][:1]
         else:
             parts.append(
-                {"type": "input_image", "image_url": one}
-                if endpoint == RESPONSES
-                else {"type": "image_url", "image_url": {"url": one}}
+                responses_image(one) if endpoint == RESPONSES else {"type": "image_url", "image_url": {"url": one}}
             )
     kind = "input_text" if endpoint == RESPONSES else "text"
     return [*parts, {"type": kind, "text": text}]
