@@ -30,6 +30,11 @@ _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostnam
 _LOOKAROUND = re.compile(r"\(\?<?[=!]")
 """What strict mode refuses in a pattern."""
 
+_MOST_PROPERTIES, _MOST_LEVELS, _MOST_VALUES, _MOST_CHARACTERS = 5_000, 10, 1_000, 120_000
+_LARGE_ENUM, _LARGE_ENUM_CHARACTERS = 250, 15_000
+"""What strict mode takes at most: properties, objects in one another, and values of enums; characters of all names and
+values together, and of the values of one enum that has many."""
+
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
@@ -46,8 +51,8 @@ def response_format(model: type[BaseModel]) -> Schema | None:
     """The `response_format` that makes a chat model answer with an instance of `model`.
 
     Strict wherever the schema allows it: every object closed, every property required. A schema with free-form parts
-    (`dict[str, X]`, `Any`, a tuple of fixed places) goes without `strict`, as strict mode would refuse it. `None`
-    where the root is no object, which the API takes in no mode.
+    (`dict[str, X]`, `Any`, a tuple of fixed places), or one that is larger than strict mode takes, goes without
+    `strict`, as it would be refused. `None` where the root is no object, which the API takes in no mode.
 
     Source: OpenAI, structured outputs guide, "Supported schemas".
     """
@@ -55,7 +60,7 @@ def response_format(model: type[BaseModel]) -> Schema | None:
     if schema.get("type") != "object":
         return None
     try:
-        strict, made = True, _walk(schema, _strict_node)
+        strict, made = True, _small_enough(_walk(schema, _strict_node))
     except _NotStrict:
         strict, made = False, schema
     name = re.sub(r"[^A-Za-z0-9_-]", "_", model.__name__)[:64]
@@ -125,3 +130,45 @@ def _is_known(key: str, value: Any) -> bool:
     if key == "format":
         return value in _FORMATS
     return not (key == "pattern" and _LOOKAROUND.search(value))
+
+
+def _small_enough(root: Schema) -> Schema:
+    """The schema, if it keeps within the limits of strict mode.
+
+    Raises:
+        _NotStrict: It does not.
+    """
+    nodes: list[Schema] = []
+    _walk(root, lambda node: nodes.append(node) or node)  # type: ignore[func-returns-value]
+    properties = [name for node in nodes for name in node.get("properties", ())]
+    enums = [node["enum"] for node in nodes if "enum" in node]
+    values = [value for enum in enums for value in enum]
+    if (
+        len(properties) > _MOST_PROPERTIES
+        or len(values) > _MOST_VALUES
+        or _characters([*properties, *root.get("$defs", ()), *values]) > _MOST_CHARACTERS
+        or any(len(enum) > _LARGE_ENUM and _characters(enum) > _LARGE_ENUM_CHARACTERS for enum in enums)
+        or _levels(root, root.get("$defs", {}), {}) > _MOST_LEVELS
+    ):
+        raise _NotStrict
+    return root
+
+
+def _characters(texts: list[Any]) -> int:
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _levels(node: Schema, named: Schema, known: dict[str, int]) -> int:
+    """How many objects lie in one another; one that contains itself counts once."""
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[-1]
+        if name not in known:
+            known[name] = 0
+            known[name] = _levels(named[name], named, known)
+        return known[name]
+    inner = [
+        *node.get("properties", {}).values(),
+        *node.get("anyOf", ()),
+        *([node["items"]] if "items" in node else ()),
+    ]
+    return (node.get("type") == "object") + max((_levels(one, named, known) for one in inner), default=0)

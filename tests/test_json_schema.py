@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, create_model
 
 from ractobatch_dagster.json_schema import prompt_schema, response_format
+from tests.requests.strict_mode import limits
 
 T = TypeVar("T")
 
@@ -229,3 +231,43 @@ def test_the_name_is_one_the_api_takes() -> None:
     made = response_format(Box[int])
     assert made is not None
     assert made["json_schema"]["name"] == "Box_int_"
+
+
+def nested(levels: int) -> type[BaseModel]:
+    """A model of so many objects in one another."""
+    made = create_model("Innermost", value=(int, ...))
+    for level in range(1, levels):
+        made = create_model(f"Level{level}", inner=(made, ...))
+    return made
+
+
+def enum(count: int, length: int = 6) -> type[BaseModel]:
+    """A model with an enum of so many values of that length."""
+    return create_model("Chosen", value=(Literal[tuple(f"{number:0{length}}" for number in range(count))], ...))
+
+
+def wide(count: int, name: int = 5) -> type[BaseModel]:
+    """A model of so many fields, whose names have that length."""
+    return create_model("Wide", **{f"f{number:0{name - 1}}": (int, ...) for number in range(count)})  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "largest", "too_large"),
+    [
+        (nested, (10,), (11,)),
+        (wide, (5_000,), (5_001,)),
+        (wide, (1_000, 120), (1_000, 121)),
+        (enum, (1_000,), (1_001,)),
+        (enum, (250, 60), (251, 60)),
+    ],
+    ids=["levels", "properties", "characters", "values", "one enum"],
+)
+def test_what_is_too_large_for_strict_mode_goes_without(
+    model: Callable[..., type[BaseModel]], largest: tuple[int, ...], too_large: tuple[int, ...]
+) -> None:
+    """Rather than have every request refused."""
+    for size in (largest, too_large):
+        made = response_format(model(*size))
+        assert made is not None
+        assert made["json_schema"]["strict"] == (size is largest)
+        assert any(limits(made["json_schema"]["schema"])) == (size is too_large)
