@@ -25,7 +25,7 @@ from tests.integration.counting import Bill, submissions
 from tests.integration.definitions import PARTITIONS, questions
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("-m", "tests.integration.definitions")
+PROJECT = "tests.integration.definitions"
 
 _INSTANCE = """\
 telemetry: {enabled: false}
@@ -44,10 +44,12 @@ class World:
 
     Args:
         folder: Where everything is.
+        project: The module of the Dagster project.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, project: str = PROJECT) -> None:
         self.folder = folder
+        self._code = ("-m", project)
         self.store, self.server_folder, self.temp = (folder / name for name in ("store", "server", "temp"))
         self.home = folder / "dagster_home"
         for path in (self.temp, self.home):
@@ -94,12 +96,12 @@ class World:
         return self._start(
             "submit",
             _script("dagster"),
-            *("asset", "materialize", *CODE, "--select", "answers_submission", "--partition-range", span),
+            *("asset", "materialize", *self._code, "--select", "answers_submission", "--partition-range", span),
         )
 
     def daemon(self) -> subprocess.Popen[bytes]:
         """Start the daemon, with the code server and the runs that it starts in turn."""
-        return self._start("daemon", _script("dagster-daemon"), "run", *CODE)
+        return self._start("daemon", _script("dagster-daemon"), "run", *self._code)
 
     def log(self, name: str) -> str:
         """What the processes of one name have said."""
@@ -153,7 +155,8 @@ class World:
 
     def explain(self) -> str:
         """What stands there, for the message of a test that fails."""
-        stages = [[one.stage for one in state.batches] for state in submissions(self.store, "answers")]
+        tables = [path.name for path in self.store.glob("submissions/*")]
+        stages = [[one.stage for one in state.batches] for name in tables for state in submissions(self.store, name)]
         runs = [(run.status.value, sorted(run.asset_selection or ())) for run in self.instance.get_runs()]
         return f"batches {stages}, runs {runs}\n{self.log('daemon')[-3000:]}"
 
@@ -184,13 +187,15 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_for(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 60.0) -> T:
+def wait_for(
+    condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 60.0, *, every: float = 0.001
+) -> T:
     """Look again and again, at short intervals, until there is something; fail with a message after so many seconds."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"after {seconds:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.001)
+        time.sleep(every)
     return found
 
 
