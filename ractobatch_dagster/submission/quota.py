@@ -31,6 +31,9 @@ _LEARNT = 86_400.0
 _WAITS = 3_600.0
 """Seconds after which a submission that waits and has not come again leaves its share to others."""
 
+_RECOUNT = 3_600.0
+"""Seconds after which those in whose way a share is look whether it is still right."""
+
 _ENQUEUED = 2 * 86_400.0
 """Seconds after which nothing of a submission that nobody has looked at since is in the queue: its batches expired."""
 
@@ -134,6 +137,8 @@ class Quota:
                 fits.append(batch.number)
         if len(fits) == room < min(most, len(wanted)):
             why = f"the provider takes {self._per_hour:,} batches an hour"
+        elif why and ledger is not None:
+            self._recount(ledger, state, now)
         return fits, why
 
     def reserve(self, files: SubmissionFiles, batches: int) -> str:
@@ -160,7 +165,7 @@ class Quota:
 
     def settle(self, before: SubmissionState, state: SubmissionState, files: SubmissionFiles) -> None:
         """Count the submission as it is now, where that may be something else than before."""
-        moved = state.id in self._unsettled or _share(before, {}, 0.0) != _share(state, {}, 0.0)
+        moved = state.collected or state.id in self._unsettled or _share(before, {}, 0.0) != _share(state, {}, 0.0)
         if moved and self._ledger() is not None:
             self._log.update(lambda ledger: ledger and self._with(ledger, files.state(), 0))
             self._unsettled.discard(state.id)
@@ -216,6 +221,23 @@ class Quota:
             created = {name: count for name, count in created.items() if int(name) >= hour - 1}
             created[str(hour)] = created.get(str(hour), 0) + batches
         return Counted(shares=shares, learnt=ledger.learnt, billed=billed, created=created)
+
+    def _recount(self, ledger: Counted, mine: SubmissionState, now: float) -> None:
+        """See whether what is in the way is still there, where nobody has told for long: whoever counts may crash."""
+        old = {id_ for id_, share in ledger.shares.items() if id_ != mine.id and now - share.at >= _RECOUNT}
+        if not old:
+            return
+        found = self._census(mine).shares
+
+        def recounted(newest: Counted | None) -> Counted | None:
+            shares = dict(newest.shares) if newest else {}
+            for id_ in old & shares.keys():
+                there = shares.pop(id_)
+                if id_ in found:
+                    shares[id_] = msgspec.structs.replace(found[id_], waits=there.waits)
+            return newest and msgspec.structs.replace(newest, shares=shares)
+
+        self._log.update(recounted)
 
     def _census(self, mine: SubmissionState) -> Counted:
         """What is in the queue when counting begins."""

@@ -98,6 +98,21 @@ def test_a_submission_that_nobody_steps_gives_up_its_share(bench: Bench) -> None
     assert created(first) == 8
 
 
+def test_what_a_crash_left_in_the_count_is_noticed(bench: Bench) -> None:
+    """A writer that ends between the submission's log and the ledger leaves a share that nobody will ever settle."""
+    purses = Purses(bench)
+    gone, files = purses.open(2, "a"), purses.open(3, "b")
+    engine(bench, 2, gone).advance(gone, steps=SUBMIT)
+    gone.replace(lambda _: {"collected": True})
+    gone.store.delete("submissions/a")
+    engine(bench, 2, files).advance(files, steps=SUBMIT)
+    assert created(files) == 0
+    bench.clock += 3_700
+    for _ in range(2):
+        engine(bench, 2, files).advance(files, steps=SUBMIT)
+    assert created(files) == 2
+
+
 def test_a_limit_is_learnt_from_a_refusal(bench: Bench) -> None:
     """Whether creating is refused or the batch fails; it is forgotten after a day, for accounts rise."""
     files = Purses(bench).open(4)
