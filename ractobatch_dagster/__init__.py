@@ -13,7 +13,7 @@ from ractobatch_dagster._version import __version__
 if TYPE_CHECKING:
     from ractobatch_dagster.assets import BatchAsset, batch_asset, build_batch_assets
     from ractobatch_dagster.attachment import RactoFile
-    from ractobatch_dagster.chosen_checks import CostCheck, DriftCheck, RateCheck
+    from ractobatch_dagster.chosen_checks import CostCheck, DriftCheck, EstimateCheck, RateCheck
     from ractobatch_dagster.component import OpenAIBatchComponent
     from ractobatch_dagster.errors import (
         BatchFailedError,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.prompt import RactoPrompt
     from ractobatch_dagster.resource import Budget, OpenAIBatchResource
+    from ractobatch_dagster.reuse import Reuse
     from ractobatch_dagster.sensor import build_batch_sensor
     from ractobatch_dagster.translator import BatchAssetTranslator
 
@@ -59,9 +60,11 @@ _HOME = {
     "BatchStatus": "models",
     "BatchWaitTimeoutError": "errors",
     "Budget": "resource",
+    "BudgetError": "errors",
     "ConfigurationError": "errors",
     "CostCheck": "chosen_checks",
     "DriftCheck": "chosen_checks",
+    "EstimateCheck": "chosen_checks",
     "FinishReason": "models",
     "InvalidInputError": "errors",
     "LLMResponse": "models",
@@ -79,8 +82,8 @@ _HOME = {
     "RactoPrompt": "prompt",
     "RactobatchError": "errors",
     "RateCheck": "chosen_checks",
+    "Reuse": "reuse",
     "StoreError": "errors",
-    "BudgetError": "errors",
     "SubmissionConflictError": "errors",
     "ToolCallResult": "models",
     "batch_asset": "assets",
@@ -103,6 +106,7 @@ __all__ = [
     "ConfigurationError",
     "CostCheck",
     "DriftCheck",
+    "EstimateCheck",
     "FinishReason",
     "InvalidInputError",
     "LLMResponse",
@@ -120,6 +124,7 @@ __all__ = [
     "RactoPrompt",
     "RactobatchError",
     "RateCheck",
+    "Reuse",
     "StoreError",
     "SubmissionConflictError",
     "ToolCallResult",

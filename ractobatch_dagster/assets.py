@@ -32,6 +32,7 @@ from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
+from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.signature import Signature, key_of
 from ractobatch_dagster.spec import RESOURCE, BatchSpec, Metrics, OnTerminate, TableType
@@ -170,7 +171,7 @@ def batch_asset(
     carry: Sequence[str] | None = None,
     on_null: Literal["error", "skip"] = "error",
     dedupe: bool = True,
-    reuse: bool = True,
+    reuse: bool | Reuse = True,
     max_rounds: int = 1,
     repairs: int = 0,
     on_change: OnChange = "fail",
@@ -244,7 +245,9 @@ def batch_asset(
             always. To write the prompts once more is a good part of the cost of a large table.
         on_null: What to do with a row without a prompt: `error`, or `skip` it (it lands with status `skipped`).
         dedupe: Ask identical requests once. `False` makes each row a sample of its own.
-        reuse: Take over the answers that this partition's last table already paid for.
+        reuse: Take over answers that were paid for already: those of this partition's last table, and of the table's
+            other partitions. A `Reuse` says which; `False` asks everything anew, as `refresh: true` in a run's config
+            does for once. With `repairs`, answers that do not fit the output model are asked again.
         max_rounds: How often a request that failed in a way worth retrying is sent again. One that was never run,
             because its batch expired, was cancelled or was refused for another line, goes out again without counting.
         repairs: How often the model is shown an answer that does not fit the output model, with what is wrong.
@@ -346,7 +349,7 @@ def batch_asset(
             carry=carried(carry, key),
             on_null=on_null,
             dedupe=dedupe,
-            reuse=reuse,
+            reuse=(Reuse() if reuse else None) if isinstance(reuse, bool) else reuse,
             max_rounds=max_rounds,
             repairs=repairs,
             on_change=on_change,

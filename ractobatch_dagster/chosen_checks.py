@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import dagster as dg
 
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.metadata import LABELS, is_label
+from ractobatch_dagster.metadata import ESTIMATE, LABELS, is_label
 from ractobatch_dagster.models import ROW_STATUSES, RowStatus
 from ractobatch_dagster.results.answers import Answers
 from ractobatch_dagster.spec import BatchSpec
 
-__all__ = ["BatchCheck", "CostCheck", "DriftCheck", "RateCheck", "Recorded", "chosen", "summed"]
+__all__ = ["BatchCheck", "CostCheck", "DriftCheck", "EstimateCheck", "RateCheck", "Recorded", "chosen", "summed"]
 
 Recorded = Sequence[Mapping[str, Any]]
 """The metadata of materialisations, one for each partition of a run."""
@@ -183,6 +183,47 @@ class CostCheck:
         unknown = summed(landed, "rows_without_price")
         said = f"The price of {unknown:,} rows is not known; they are not in the sum." if unknown else None
         return cost <= self.at_most_usd, {"cost_usd": cost, "rows_without_price": unknown}, said
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateCheck:
+    """What landed cost at most so many times what it was estimated at when it was sent.
+
+    The estimate is told from the tokens of the table's last answers; a first landing has none, and passes.
+
+    Attributes:
+        at_most: How many times; 1.5 is half as much again.
+        severity: Whether it warns or is an error.
+    """
+
+    at_most: float = 1.5
+    severity: dg.AssetCheckSeverity = WARN
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "cost_against_estimate"
+
+    @property
+    def description(self) -> str:
+        """What it demands."""
+        return f"The answers cost at most {self.at_most:g} times what was estimated when they were asked for."
+
+    def validate(self, spec: BatchSpec) -> None:
+        """Refuse what is no factor."""
+        if not self.at_most > 0:
+            raise ConfigurationError(f"EstimateCheck of {spec.name!r}: at_most={self.at_most} is no factor.")
+
+    def result(self, landed: Recorded, before: Recorded) -> tuple[bool, dict[str, Any], str | None]:
+        """The cost over the estimate, of the partitions that have both."""
+        known = [one for one in landed if "cost_usd" in one and ESTIMATE in one]
+        cost, estimate = (sum(float(one[name].value) for one in known) for name in ("cost_usd", ESTIMATE))
+        shown: dict[str, Any] = {"cost_usd": cost, ESTIMATE: estimate}
+        if not known:
+            return True, {}, "There was no estimate: no earlier answers to tell it from, or no price."
+        if not estimate:
+            return True, shown, "Nothing had to be asked."
+        return cost <= self.at_most * estimate, {**shown, "times": cost / estimate}, None
 
 
 def chosen(checks: Sequence[BatchCheck], spec: BatchSpec, taken: Sequence[str]) -> list[dg.AssetCheckSpec]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ractobatch_dagster.assets import BatchAsset, build_batch_assets
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
+from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
 from ractobatch_dagster.spec import TableType
 from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
@@ -23,6 +24,11 @@ from ractobatch_dagster.yaml_partitions import Partitions, partitions_definition
 from ractobatch_dagster.yaml_source import Source
 
 __all__ = ["OpenAIBatchComponent"]
+
+
+def _words(description: str, **more: Any) -> dg.Resolver:
+    resolver: dg.Resolver = dg.Resolver.default(description=description, **more)
+    return resolver
 
 
 class PromptParts(dg.Model, dg.Resolvable):
@@ -35,6 +41,14 @@ class PromptParts(dg.Model, dg.Resolvable):
     context: str | None = None
     examples: list[dict[str, str]] | None = None
     anti_hallucination: bool = True
+
+
+class ReuseParts(dg.Model, dg.Resolvable):
+    """A `Reuse`: which answers that were paid for are taken over."""
+
+    partitions: Annotated[bool, _words("Those of other partitions as well.")] = True
+    tables: Annotated[tuple[str, ...], _words("Further tables of the same root.")] = ()
+    max_age_days: Annotated[float | None, _words("How old they may be.")] = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +72,6 @@ def _resolved(context: dg.ResolutionContext, value: Any) -> Any:
 
 def _partitions(context: dg.ResolutionContext, said: Partitions) -> Partitions:
     return Partitions.model_validate(context.resolve_value(said.model_dump(exclude_none=True)))
-
-
-def _words(description: str, **more: Any) -> dg.Resolver:
-    resolver: dg.Resolver = dg.Resolver.default(description=description, **more)
-    return resolver
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,13 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     carry: Annotated[list[str] | None, _words("The columns that stand in the table beside the answers.")] = None
     on_null: Literal["error", "skip"] | None = None
     dedupe: bool | None = None
-    reuse: bool | None = None
+    reuse: Annotated[
+        bool | ReuseParts | None,
+        _words(
+            "Whether answers that were paid for are taken over, and which.",
+            examples=[{"tables": ["other_table"], "max_age_days": 30}],
+        ),
+    ] = None
     max_rounds: int | None = None
     repairs: int | None = None
     on_change: Literal["fail", "attach", "replace"] | None = None
@@ -247,6 +262,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         arguments = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
         if self.checks:
             arguments["checks"] = [check.made() for check in self.checks]
+        if isinstance(self.reuse, ReuseParts):
+            arguments["reuse"] = Reuse(**self.reuse.model_dump())
         if self.metrics:
             arguments["metrics"] = imported(self.metrics, "metrics")
         if self.source.by_partition:

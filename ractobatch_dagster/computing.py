@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ractobatch_dagster.io_manager import ParquetTables
-from ractobatch_dagster.previewing import PreviewConfig, previewable
+from ractobatch_dagster.previewing import SubmissionConfig, previewable
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature, present
 from ractobatch_dagster.spec import BatchSpec
@@ -27,9 +27,9 @@ def submission_step(spec: BatchSpec, signature: Signature) -> Callable[..., Any]
         from ractobatch_dagster.submitting import submit_run
 
         config = arguments["config"]
-        told = {name: getattr(config, name) for name in PreviewConfig.model_fields if hasattr(config, name)}
+        told = {name: getattr(config, name) for name in SubmissionConfig.model_fields if hasattr(config, name)}
         own = {name: value for name, value in arguments.items() if name in signature.names}
-        yield from submit_run(context, resource, own, spec=spec, signature=signature, settings=PreviewConfig(**told))
+        yield from submit_run(context, resource, own, spec=spec, signature=signature, settings=SubmissionConfig(**told))
 
     return previewable(signature).compute(f"{spec.op_name}_submission", spec.resource_key, run)
 

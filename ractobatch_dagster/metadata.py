@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "ESTIMATE",
     "LABELS",
     "Held",
     "TableSummary",
@@ -33,6 +34,9 @@ __all__ = [
     "is_label",
     "submission_metadata",
 ]
+
+ESTIMATE = "cost_usd_estimated"
+"""What was to be expected of the answers' cost when they were asked for."""
 
 _PREVIEW_ROWS = 10
 _PREVIEW_ANSWERS = 6
@@ -86,15 +90,24 @@ def submission_metadata(
         "megabytes": round(size / 1e6, 3),
         "prompt_tokens_estimated": size // BYTES_PER_TOKEN,
         **({} if cost is None else {"prompt_cost_usd_estimated": round(cost, 6)}),
+        **({} if state.expected_usd is None else {ESTIMATE: round(state.expected_usd, 6)}),
         "model": state.asks,
         "provider": state.provider,
         "progress": str(now),
         **({"held_by_budget": state.held} if state.held else {}),
+        **({"queued_by_quota": state.queued} if state.queued else {}),
         "batch_ids": dg.MetadataValue.json([batch.batch_id for batch in created[:_BATCHES]]),
         **({"batch_table": dg.MetadataValue.md(_batch_table(state, dashboard))} if state.batches else {}),
         **({"prompts": cells_table(list(prompts), list(prompts[0]))} if prompts else {}),
         **({"dashboard": dg.MetadataValue.url(dashboard)} if dashboard else {}),
     }
+
+
+def _expected(state: SubmissionState, rows: int) -> dict[str, float]:
+    """What so many of a submission's rows were expected to cost."""
+    if state.expected_usd is None or not state.rows:
+        return {}
+    return {ESTIMATE: round(state.expected_usd * rows / state.rows, 8)}
 
 
 def _batch_table(state: SubmissionState, dashboard: str | None) -> str:
@@ -201,6 +214,7 @@ class TableSummary:
             **{f"status_{word}": count for word, count in counts.items() if count and word != "ok"},
             **{name: self._sums[name] for name in _SUMMED if name != "reused"},
             "cost_usd": round(math.fsum(self._cost), 8),
+            **_expected(state, share.rows if share else 0),
             **({"rows_without_price": unknown} if unknown else {}),
             "reused_answers": self._sums["reused"],
             "seconds_from_submission": round(max(now - state.created_at, 0.0), 1),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ractobatch_dagster.submission.previewing import Preview
 
 __all__ = [
-    "PreviewConfig",
+    "SubmissionConfig",
     "estimate_asset",
     "estimate_run",
     "loaded_from_files",
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 
-class PreviewConfig(dg.Config):
-    """How many rows a run of the submission only previews."""
+class SubmissionConfig(dg.Config):
+    """What a run of the submission does otherwise than usual."""
 
     preview_rows: int = Field(
         default=0,
@@ -52,10 +52,13 @@ class PreviewConfig(dg.Config):
         description="Only count rows, requests, batches, tokens and cost, and show them. Nothing is sent at all, and "
         "nothing is materialised.",
     )
+    refresh: bool = Field(
+        default=False, description="Ask everything anew, also what was answered before and would be taken over."
+    )
 
 
 def previewable(signature: Signature) -> Signature:
-    """The signature with `PreviewConfig` as its config, or beside the config that it has.
+    """The signature with `SubmissionConfig` as its config, or beside the config that it has.
 
     Raises:
         ConfigurationError: Its own config has one of the fields.
@@ -63,17 +66,17 @@ def previewable(signature: Signature) -> Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     own = next((one for one in signature.parameters if one.name == "config"), None)
     if own is None:
-        added = inspect.Parameter("config", kind, annotation=PreviewConfig)
+        added = inspect.Parameter("config", kind, annotation=SubmissionConfig)
         return replace(signature, parameters=(*signature.parameters, added))
     if not (isinstance(own.annotation, type) and issubclass(own.annotation, dg.Config)):
         return signature
-    taken = sorted(PreviewConfig.model_fields.keys() & own.annotation.model_fields.keys())
+    taken = sorted(SubmissionConfig.model_fields.keys() & own.annotation.model_fields.keys())
     if taken:
         raise ConfigurationError(
             f"{signature.function.__name__}: its config has a field {taken[0]!r}, which every submission has already. "
             "Give it another name."
         )
-    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in PreviewConfig.model_fields.items()}
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in SubmissionConfig.model_fields.items()}
     both = create_model(own.annotation.__name__, __base__=own.annotation, **fields)
     return replace(
         signature,
@@ -85,7 +88,7 @@ def preview_run(
     context: dg.AssetExecutionContext,
     resource: OpenAIBatchResource,
     frames: Mapping[str | None, Any],
-    settings: PreviewConfig,
+    settings: SubmissionConfig,
     *,
     spec: BatchSpec,
 ) -> None:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from ractobatch_dagster.requests.body import EMBEDDINGS, RequestTemplate
+from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
+from ractobatch_dagster.reuse import Reuse
 
 if TYPE_CHECKING:
-    from ractobatch_dagster.submission.collecting import Validator
     from ractobatch_dagster.submission.files import TableFiles
     from ractobatch_dagster.submission.opening import OnChange, Terms
     from ractobatch_dagster.submission.sealing import Rules
     from ractobatch_dagster.submission.state import Owner
+    from ractobatch_dagster.submission.validating import Validator
 
 __all__ = ["RESOURCE", "SUBMISSION", "BatchSpec", "Metrics", "OnTerminate", "TableType"]
 
@@ -54,7 +55,7 @@ class BatchSpec:
     carry: tuple[str, ...] | None
     on_null: Literal["error", "skip"]
     dedupe: bool
-    reuse: bool
+    reuse: Reuse | None
     max_rounds: int
     repairs: int
     on_change: OnChange
@@ -107,12 +108,9 @@ class BatchSpec:
     @property
     def validate(self) -> Validator | None:
         """What is wrong with an answer, held against the output model."""
-        from ractobatch_dagster.results.classify import parse_text
+        from ractobatch_dagster.submission.validating import validator
 
-        output_type = self.template.output_type
-        if output_type is None or self.template.endpoint == EMBEDDINGS:
-            return None
-        return lambda text: parse_text(text, output_type)[1]
+        return validator(self.template)
 
     @property
     def rules(self) -> Rules:

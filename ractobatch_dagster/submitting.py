@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import dagster as dg
 from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
 from ractobatch_dagster.metadata import Held, submission_metadata
-from ractobatch_dagster.previewing import PreviewConfig, estimate_run, preview_run
+from ractobatch_dagster.previewing import SubmissionConfig, estimate_run, preview_run
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.signature import Signature
@@ -35,7 +36,7 @@ def submit_run(
     *,
     spec: BatchSpec,
     signature: Signature,
-    settings: PreviewConfig | None = None,
+    settings: SubmissionConfig | None = None,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Submit, and say how much went where; or only preview or estimate, which yields nothing."""
     if settings is not None and (settings.preview_rows or settings.estimate):
@@ -46,6 +47,8 @@ def submit_run(
             else:
                 preview_run(context, resource, frames, settings, spec=spec)
         return
+    if settings is not None and settings.refresh:
+        spec = replace(spec, reuse=None)
     opened = submit(context, resource, arguments, spec=spec, signature=signature)
     yield told(context, resource, opened.submissions, spec=spec)
 

@@ -181,7 +181,8 @@ def _needed(found: Collection[Listed]) -> set[str]:
     needed, left = set[str](), [one.id for one in found if one.standing == "open"]
     while left:
         if (state := states.get(left.pop())) is not None:
-            more = {*state.sources, *state.predecessors} - needed
+            sources = {source.rpartition("/")[2] for source in state.sources}  # some are of other tables
+            more = {*sources, *state.predecessors} - needed
             needed |= more
             left += more
     return needed

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import dagster as dg
 
-from ractobatch_dagster.chosen_checks import BatchCheck, CostCheck, DriftCheck, RateCheck
+from ractobatch_dagster.chosen_checks import BatchCheck, CostCheck, DriftCheck, EstimateCheck, RateCheck
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.models import RowStatus
 
@@ -26,9 +26,10 @@ class Check(dg.Model, dg.Resolvable):
         str | None,
         dg.Resolver.default(description="How far the answers of this column are from the landing before, 0 to 1."),
     ] = None
-    cost: Annotated[Literal["usd"] | None, dg.Resolver.default(description="What the answers cost, in US dollars.")] = (
-        None
-    )
+    cost: Annotated[
+        Literal["usd", "estimate"] | None,
+        dg.Resolver.default(description="What the answers cost: in US dollars, or as so many times their estimate."),
+    ] = None
     at_most: Annotated[float, dg.Resolver.default(description="The most that passes.")]
     severity: Literal["warn", "error"] = "warn"
 
@@ -48,4 +49,4 @@ class Check(dg.Model, dg.Resolvable):
             return RateCheck(self.rate, self.at_most, severity)
         if self.drift is not None:
             return DriftCheck(self.drift, self.at_most, severity)
-        return CostCheck(self.at_most, severity)
+        return CostCheck(self.at_most, severity) if self.cost == "usd" else EstimateCheck(self.at_most, severity)

@@ -53,7 +53,7 @@ def _planned(
     files: SubmissionFiles, state: SubmissionState, limits: Limits, log: Callable[[str], None]
 ) -> SubmissionState:
     """Take over what was answered and cut the rest into batches."""
-    sources = [files.sibling(id_) for id_ in sorted({*state.sources, *state.predecessors})]
+    sources = [files.sibling(source) for source in sorted({*state.sources, *state.predecessors})]
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         known = Known(files, sources, Path(folder))
         asking = Asking(files, [(one.start, one.start + one.rows) for one in state.partitions], state.sealed,

@@ -25,14 +25,12 @@ from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.parallel import Workers
 from ractobatch_dagster.submission.plan import COMMIT_EVERY
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
+from ractobatch_dagster.submission.validating import Validator
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Validator", "collect", "new_reader", "read_answers"]
-
-Validator = Callable[[str | None], str | None]
-"""What is wrong with an answer's text, or `None`."""
+__all__ = ["collect", "new_reader", "read_answers"]
 
 _MAX_FAILURES = 3
 
@@ -178,7 +176,7 @@ def read_answers(
     if odd.kept:
         files.store.write(files.odd(batch), b"".join(odd.kept))
     again = sum(outcomes["retryable"].to_pylist()) + sum(problem is not None for problem in problems)
-    tokens = pc.sum(outcomes["prompt_tokens"]).as_py() or 0
+    tokens, made = (pc.sum(outcomes[name]).as_py() or 0 for name in ("prompt_tokens", "completion_tokens"))
     return msgspec.structs.replace(
         batch,
         collected=True,
@@ -187,6 +185,7 @@ def read_answers(
         usd=outcomes_cost(outcomes),
         lost=outcomes["status"].to_pylist().count("missing"),
         tokens=tokens,
+        answer_tokens=made,
     )
 
 

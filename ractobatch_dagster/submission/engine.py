@@ -19,7 +19,7 @@ from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.absorbing import absorb
 from ractobatch_dagster.submission.budget import Limit, Purse
-from ractobatch_dagster.submission.collecting import Validator, collect
+from ractobatch_dagster.submission.collecting import collect
 from ractobatch_dagster.submission.creating import Creator, take_in
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import Looked, look
@@ -43,6 +43,7 @@ from ractobatch_dagster.submission.resolving import resolve
 from ractobatch_dagster.submission.rounds import settle
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 from ractobatch_dagster.submission.uploading import tidy, upload
+from ractobatch_dagster.submission.validating import Validator
 from ractobatch_dagster.submission.writers import is_dead
 
 __all__ = ["HEAVY", "LIGHT", "SUBMIT", "Engine"]

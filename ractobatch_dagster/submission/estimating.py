@@ -20,10 +20,11 @@ from ractobatch_dagster.requests.tokens import counter, encoding_name
 from ractobatch_dagster.results.cost import answers_cost, prompts_cost
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.asking import Asking, asked_rows
+from ractobatch_dagster.submission.expecting import typical_answer
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, parquet_file
 from ractobatch_dagster.submission.lines import write_input
 from ractobatch_dagster.submission.opening import Terms
-from ractobatch_dagster.submission.reusing import Known
+from ractobatch_dagster.submission.reusing import Known, sources_of
 from ractobatch_dagster.submission.rows import REQUEST, read_rows
 from ractobatch_dagster.submission.sealing import seal_rows
 from ractobatch_dagster.submission.state import BatchState, TableState
@@ -148,10 +149,12 @@ def estimate(
                         requests.models)  # fmt: skip
         asking.write_copies(dedupe=terms.dedupe)
         state = _state(table)
-        paid = sorted(
-            {there.landed for one in shares if state and (there := state.partition(one.key)) and there.landed}
-        )
-        known = Known(files, [table.submission(id_) for id_ in paid] if table and terms.reuse else [], Path(folder))
+        paid = []
+        if table is not None and terms.reuse is not None:
+            paid = sources_of(table, state, shares, terms.reuse, dedupe=terms.dedupe)
+        sources = [table.submission("").sibling(source) for source in paid] if table is not None else []
+        since = terms.reuse.since(now()) if terms.reuse else 0.0
+        known = Known(files, sources, Path(folder), since=since, validate=terms.validate)
         batches = asking.plan(known, terms.limits, Path(folder))
         if inputs is not None:
             inputs.mkdir(parents=True, exist_ok=True)
@@ -159,7 +162,8 @@ def estimate(
                 raise ConfigurationError(f"{inputs} is not empty, so that nobody could tell which files are of now.")
             for batch in batches:
                 write_input(files, batch, requests.encoder, inputs / f"{batch.number:05d}.jsonl")
-        typical = _typical_answer(table, paid)
+        answers = [typical_answer(state) for state in known.states if table and state.asset == table.asset]
+        typical = next((tokens for tokens in answers if tokens is not None), None)
         return _summed(files, requests, terms, batches, rows, known, sample, typical)
 
 
@@ -282,21 +286,3 @@ def _parts(
             value = block.column(0)[row - place].as_py()
             yield row, value if encoder.bodies else escape(value)
         place += len(block)
-
-
-def _typical_answer(table: TableFiles | None, landed: Sequence[str]) -> float | None:
-    """How many tokens an answer of the last table had, on average."""
-    import pyarrow.compute as pc
-
-    if table is None or not landed:
-        return None
-    files = table.submission(landed[-1])
-    version = files.log.load()
-    tokens = rows = 0
-    for batch in version.state.batches if version is not None else ():
-        if not batch.collected or rows >= _TYPICAL_ROWS:
-            continue
-        with parquet_file(files.store, files.results(batch)) as file:
-            made = file.read(columns=["completion_tokens"], use_threads=False)["completion_tokens"]
-        tokens, rows = tokens + (pc.sum(made).as_py() or 0), rows + len(made) - made.null_count
-    return tokens / rows if rows else None

@@ -121,8 +121,10 @@ class SubmissionFiles:
         return self.state() if state is None else state
 
     def sibling(self, submission: str) -> SubmissionFiles:
-        """Another submission of the same table."""
-        return SubmissionFiles(self.store, f"{self.prefix.rpartition('/')[0]}/{submission}", submission)
+        """Another submission: of the same table, or of the one that is named before a `/`."""
+        table, _, id_ = submission.rpartition("/")
+        folder = f"{ROOT}/{table}" if table else self.prefix.rpartition("/")[0]
+        return SubmissionFiles(self.store, f"{folder}/{id_}", id_)
 
     def rows(self, part: int) -> str:
         """One file of the user's rows."""

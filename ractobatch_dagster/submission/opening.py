@@ -21,11 +21,13 @@ from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.encode import request_hash
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.rendering import Requests
+from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.submission.asking import Asking
+from ractobatch_dagster.submission.expecting import expected_usd
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import write_encoder
 from ractobatch_dagster.submission.meeting import Meeting, meet, withdraw
-from ractobatch_dagster.submission.reusing import Known
+from ractobatch_dagster.submission.reusing import Known, sources_of
 from ractobatch_dagster.submission.sealing import Rules, seal_rows
 from ractobatch_dagster.submission.state import (
     BatchState,
@@ -35,6 +37,7 @@ from ractobatch_dagster.submission.state import (
     SubmissionState,
     TableState,
 )
+from ractobatch_dagster.submission.validating import Validator, validator
 
 __all__ = ["OnChange", "Opened", "Terms", "open_submission"]
 
@@ -51,7 +54,7 @@ class Terms:
         max_rounds: How many times a row is asked again after failures that are worth it.
         repairs: How many times the model is shown an answer that its output model refuses.
         dedupe: Ask identical requests once and give every row its answer.
-        reuse: Take over answers that the partition's last submission already paid for.
+        reuse: Which answers that were paid for are taken over; none where it is `None`.
         rules: What the frames must keep to.
         overrides: The columns by which rows say something of their own requests, if there are any.
         on_change: What to do where an open submission of a partition holds other rows, prompts or parameters:
@@ -66,11 +69,16 @@ class Terms:
     max_rounds: int = 1
     repairs: int = 0
     dedupe: bool = True
-    reuse: bool = True
+    reuse: Reuse | None = field(default_factory=Reuse)
     rules: Rules = field(default_factory=Rules)
     overrides: Overrides | None = None
     on_change: OnChange = "fail"
     run_id: str | None = None
+
+    @property
+    def validate(self) -> Validator | None:
+        """What is wrong with an answer, where that is worth another try."""
+        return validator(self.template) if self.repairs else None
 
     @property
     def fingerprint(self) -> str:
@@ -220,7 +228,9 @@ class _Sealing:
     ) -> SubmissionState:
         """The submission's first state: which rows it asks, in which batches."""
         table, terms, files = self.table, self.terms, self.files
-        sources = _paid(state, fresh, met.giving_way) if terms.reuse else ()
+        sources = list(met.giving_way) if terms.reuse else []
+        if terms.reuse is not None:
+            sources += sources_of(table, state, fresh, terms.reuse, dedupe=terms.dedupe)
         asking = Asking(
             files,
             [(share.start, share.start + share.rows) for share in fresh],
@@ -230,9 +240,16 @@ class _Sealing:
         )
         asking.write_copies(dedupe=terms.dedupe)
         batches: tuple[BatchState, ...] = ()
+        reused: dict[str, float] = {}
+        expected: float | None = None
         if not met.replaced:  # no batch is planned before what is replaced has ended
-            known = Known(files, [table.submission(id_) for id_ in sources], self.folder)
+            since = terms.reuse.since(self.created_at) if terms.reuse else 0.0
+            paid = [files.sibling(source) for source in dict.fromkeys(sources)]
+            known = Known(files, paid, self.folder, since=since, validate=terms.validate)
             batches = asking.plan(known, terms.limits, self.folder)
+            reused = known.created
+            past = [state for state in known.states if state.asset == self.owner.asset]
+            expected = expected_usd(batches, terms.template.model, past)
             if known.answers:
                 progress(f"{known.answers:,} answers were paid for already and are taken over")
         requests = sum(batch.requests for batch in batches)
@@ -256,7 +273,9 @@ class _Sealing:
             parts=terms.parts,
             partitions=tuple(fresh),
             batches=batches,
-            sources=tuple(sources),
+            sources=tuple(sorted(set(sources))),
+            reused=reused,
+            expected_usd=expected,
             predecessors=met.replaced,
             run_id=terms.run_id,
         )
@@ -265,9 +284,3 @@ class _Sealing:
 def _landed(state: TableState, key: str | None) -> str | None:
     there = state.partition(key)
     return there.landed if there else None
-
-
-def _paid(state: TableState, fresh: Sequence[PartitionRows], withdrawn: Sequence[str]) -> list[str]:
-    """The submissions whose answers may be taken over: the last that landed, and those that give way."""
-    landed = {there.landed for one in fresh if (there := state.partition(one.key)) and there.landed}
-    return sorted({*landed, *withdrawn})

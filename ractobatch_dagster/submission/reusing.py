@@ -8,19 +8,59 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.requests.hashes import from_binary, pairs
+from ractobatch_dagster.reuse import Reuse
+from ractobatch_dagster.store import table_name
 from ractobatch_dagster.submission.answered import FINAL, Answered, Stream, as_reused, outcomes_of
-from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.rows import read_rows
-from ractobatch_dagster.submission.state import SubmissionState
+from ractobatch_dagster.submission.state import PartitionRows, SubmissionState, TableState
+from ractobatch_dagster.submission.validating import Validator
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["Known"]
+__all__ = ["Known", "sources_of"]
 
 _AT_ONCE = 100_000
 """So many answers are in memory at a time."""
+
+_MOST, _MOST_ROWS = 32, 1_000_000
+"""So many submissions of other partitions are looked at, and about so many rows beside as many as are asked: each costs
+a look into the store."""
+
+
+def sources_of(
+    table: TableFiles, state: TableState | None, shares: Sequence[PartitionRows], reuse: Reuse, *, dedupe: bool
+) -> list[str]:
+    """The submissions whose answers these partitions may take over; those of other tables after the table's name.
+
+    Args:
+        table: The table.
+        state: Its log's newest state.
+        shares: The partitions and their rows.
+        reuse: What may be taken over.
+        dedupe: Whether a question has one answer, wherever it is asked.
+    """
+    mine = {there.landed for one in shares if state and (there := state.partition(one.key)) and there.landed}
+    found, left = sorted(mine, reverse=True), _MOST_ROWS + sum(one.rows for one in shares)
+    others = _landed(state) - mine if state and reuse.partitions and dedupe else set()
+    for id_ in sorted(others, reverse=True)[:_MOST]:
+        version = table.submission(id_).log.load()
+        left -= version.state.sealed if version is not None else 0
+        if left < 0:
+            break
+        found.append(id_)
+    for name in reuse.tables:
+        other = TableFiles(table.store, name)
+        version_ = other.log.load()
+        landed = sorted(_landed(version_.state), reverse=True)[:_MOST] if version_ is not None else []
+        found += [f"{table_name(name)}/{id_}" for id_ in landed if name != table.asset]
+    return found
+
+
+def _landed(state: TableState) -> set[str]:
+    return {one.landed for one in state.partitions if one.landed}
 
 
 class Known:
@@ -33,9 +73,19 @@ class Known:
         files: Which submission takes them over.
         sources: Whose answers; those included that they had taken over themselves.
         folder: Where files are made before they go into the store.
+        since: Only answers of batches that were created then or later, in seconds since 1970.
+        validate: Says what is wrong with an answer, or `None`; those with which something is are asked again.
     """
 
-    def __init__(self, files: SubmissionFiles, sources: Sequence[SubmissionFiles], folder: Path) -> None:
+    def __init__(
+        self,
+        files: SubmissionFiles,
+        sources: Sequence[SubmissionFiles],
+        folder: Path,
+        *,
+        since: float = 0.0,
+        validate: Validator | None = None,
+    ) -> None:
         self._files = files
         # what somebody deleted wholly cannot be taken over, and is no reason not to go on
         loaded = [(source, source.log.load()) for source in sources]
@@ -48,6 +98,16 @@ class Known:
         self._refused: list[dict[str, Any]] = []
         self._taken: list[tuple[np.ndarray, np.ndarray]] = []  # by source: our rows, and theirs
         self.answers = 0
+        self._validate = validate
+        self._created = {id_: at for _, state in self._sources for id_, at in _created(state).items()}
+        self._young = sorted(id_ for id_, at in self._created.items() if at >= since) if since else None
+        self.created: dict[str, float] = {}
+        """When the batches were created whose answers were taken over, by their ids."""
+
+    @property
+    def states(self) -> list[SubmissionState]:
+        """The submissions whose answers they are."""
+        return [state for _, state in self._sources]
 
     def take(self, wanted: Callable[[], Iterable[np.ndarray]], rows: int) -> np.ndarray:
         """Which of our rows have an answer already, ascending; those are taken over.
@@ -79,9 +139,24 @@ class Known:
             answered, row = Answered(files, state, 0, state.sealed), 0
             others = pa.array(sorted(set().union(*batches) - mine), pa.string())
             for batch in read_rows(files, 0, state.sealed, [REQUEST_HASH]):
-                there = _answered(answered.until(row + len(batch)), row, len(batch), others)
+                fit = self._fit(answered.until(row + len(batch)))
+                there = _answered(fit, row, len(batch), others)
                 yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
                 row += len(batch)
+
+    def _fit(self, outcomes: pa.Table) -> pa.Table:
+        """The outcomes that are young enough, and with which nothing is wrong."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self._young is not None:
+            outcomes = outcomes.filter(pc.is_in(outcomes["batch_id"], pa.array(self._young, pa.string())))
+        if self._validate is None:
+            return outcomes
+        answers = zip(outcomes["status"].to_pylist(), outcomes["text"].to_pylist(), strict=True)
+        return outcomes.filter(
+            pa.array([status == "ok" and self._validate(text or "") is None for status, text in answers], pa.bool_())
+        )
 
     def refuse(self, row: int, most: int) -> None:
         """Note a row that no batch can take."""
@@ -93,6 +168,7 @@ class Known:
     def store(self, rows: int) -> None:
         """Write down what was taken over, and what was refused, in the order of our rows, of which there are `rows`."""
         import pyarrow as pa
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         streams = [
@@ -105,8 +181,17 @@ class Known:
             for stop in range(_AT_ONCE, rows + _AT_ONCE, _AT_ONCE):
                 found = [table for stream in streams if (table := stream.until(stop)) is not None]
                 if found:
-                    writer.write_table(pa.concat_tables(found).sort_by("row"))
+                    taken = pa.concat_tables(found)
+                    ids = pc.unique(taken["batch_id"]).to_pylist()
+                    self.created |= {id_: self._created[id_] for id_ in ids if id_ in self._created}
+                    writer.write_table(taken.sort_by("row"))
         self._files.store.take(self._files.known, self._path)
+
+
+def _created(state: SubmissionState) -> dict[str, float]:
+    """When each batch was created that a submission has answers of, by its id."""
+    own = {b.batch_id: b.created_at or b.intended_at or state.created_at for b in state.batches if b.batch_id}
+    return {**state.reused, **own}
 
 
 def _answered(outcomes: pa.Table, start: int, rows: int, others: pa.Array) -> np.ndarray:

@@ -125,6 +125,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         usd: What its answers cost, once collected; `None` where the model's price is not known.
         lost: How many of its requests may have been billed without that anybody can know for what.
         tokens: How many input tokens its answers were billed for, once collected.
+        answer_tokens: How many output tokens.
         seen_at: When its status or its count of answers last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
@@ -163,6 +164,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     usd: float | None = None
     lost: int = 0
     tokens: int = 0
+    answer_tokens: int = 0
     seen_at: float = 0.0
 
     @property
@@ -191,6 +193,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         parts: Hashes of what the fingerprint is made of, by name, to tell a person what changed.
         models: The models that its rows ask, where each names its own; `model` is that of those that name none.
         most_tokens: How many output tokens a request may take at most; `None` where that is not limited.
+        expected_usd: What its first round will probably cost, by what the table's last answers did; `None` if unknown.
         held: What of a budget stops it from creating more batches, if anything does.
         held_for_good: Time will not change that.
         queued: What of the account's quota does.
@@ -198,7 +201,8 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         sealed: How many rows were sealed; some may belong to partitions that another submission goes on with.
         max_rounds: How many times a row is asked again after failures that are worth it.
         repairs: How many times the model is shown an answer that its output model refuses, with the reason.
-        sources: Submissions whose answers it may take over once it plans its batches.
+        sources: Submissions whose answers it may take over once it plans its batches; of another table after its name.
+        reused: When the batches were created whose answers it has taken over, by their ids.
         predecessors: Submissions that this one replaces and whose answers it waits for before it plans any batch.
         predecessors_ended: All of those have ended, so that a run can take their answers over.
         collected: Every row has its outcome in the store.
@@ -220,6 +224,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sealed: int
     models: tuple[str, ...] = ()
     most_tokens: int | None = None
+    expected_usd: float | None = None
     held: str = ""
     held_for_good: bool = False
     queued: str = ""
@@ -230,6 +235,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     partitions: tuple[PartitionRows, ...]
     batches: tuple[BatchState, ...] = ()
     sources: tuple[str, ...] = ()
+    reused: dict[str, float] = {}
     predecessors: tuple[str, ...] = ()
     predecessors_ended: bool = False
     collected: bool = False

@@ -361,7 +361,7 @@ def asks_the_rows_of_partitions_that_it_attached_to() -> Patches:
 
 @_mutant()
 def reuses_nothing() -> Patches:
-    return [(opening, "_paid", lambda *_: ())]
+    return [(opening, "sources_of", lambda *_, **__: [])]
 
 
 @_mutant()

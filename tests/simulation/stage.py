@@ -25,6 +25,7 @@ from ractobatch_dagster.requests import frame
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.overrides import Overrides
+from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.spec import RESOURCE, BatchSpec
 from ractobatch_dagster.store import StoreClock
 from ractobatch_dagster.submission import answered, creating, engine, reusing, rows
@@ -155,7 +156,7 @@ class Stage:
             carry=None,
             on_null="skip",
             dedupe=self.setting.dedupe,
-            reuse=True,
+            reuse=Reuse(),
             max_rounds=self.setting.max_rounds,
             completion_window="24h",
             ranges=True,

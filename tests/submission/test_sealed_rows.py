@@ -76,7 +76,7 @@ def test_every_row_has_its_own_answer(bench: Bench, numbers: list[int | None], d
     bench.land()
     prompts = [None if number is None else f"What is {number}+1000?" for number in numbers]
     before = bench.server.billed.total()
-    files = bench.table.submission(opened(bench, {None: frame(*prompts)}, dedupe=dedupe, reuse=False).submissions[None])
+    files = bench.table.submission(opened(bench, {None: frame(*prompts)}, dedupe=dedupe, reuse=None).submissions[None])
     bench.finish(files)
     made = table(files)
     assert made["number"].to_pylist() == list(range(len(numbers)))

@@ -1,0 +1,51 @@
+"""What batches will probably cost, told from what the table's last ones did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ractobatch_dagster.results.cost import answers_cost, prompts_cost
+from ractobatch_dagster.submission.state import BatchState, SubmissionState
+
+__all__ = ["expected_usd", "prompt_ratio", "typical_answer"]
+
+
+def expected_usd(batches: Sequence[BatchState], model: str, past: Iterable[SubmissionState]) -> float | None:
+    """US dollars that these batches will cost if prompts and answers are as long as before; `None` if nobody can know.
+
+    Args:
+        batches: What is to be created.
+        model: The model of those that name none.
+        past: Submissions of the same table, the newest first: the first of which answers were collected counts.
+    """
+    if not batches:
+        return 0.0
+    ratio = answer = None
+    for state in past:
+        ratio, answer = prompt_ratio(state), typical_answer(state)
+        if ratio is not None and answer is not None:
+            break
+    if ratio is None or answer is None:
+        return None
+    usd = 0.0
+    for batch in batches:
+        asked = batch.model or model
+        parts = (prompts_cost(asked, round(batch.size * ratio)), answers_cost(asked, round(batch.requests * answer)))
+        if None in parts:
+            return None
+        usd += sum(part or 0.0 for part in parts)
+    return usd
+
+
+def prompt_ratio(state: SubmissionState) -> float | None:
+    """Input tokens that were billed, for each byte of the input files."""
+    told = [batch for batch in state.batches if batch.collected and batch.tokens]
+    size = sum(batch.size for batch in told)
+    return sum(batch.tokens for batch in told) / size if size else None
+
+
+def typical_answer(state: SubmissionState) -> float | None:
+    """Output tokens that were billed, for each request."""
+    told = [batch for batch in state.batches if batch.collected and batch.tokens]
+    requests = sum(batch.requests for batch in told)
+    return sum(batch.answer_tokens for batch in told) / requests if requests else None
