@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.prompt import RactoPrompt
-    from ractobatch_dagster.resource import Budget, OpenAIBatchResource
+    from ractobatch_dagster.resource import Budget, OpenAIBatchResource, TokenPrice
     from ractobatch_dagster.reuse import Reuse
     from ractobatch_dagster.sensor import build_batch_sensor
     from ractobatch_dagster.translator import BatchAssetTranslator
@@ -85,6 +85,7 @@ _HOME = {
     "Reuse": "reuse",
     "StoreError": "errors",
     "SubmissionConflictError": "errors",
+    "TokenPrice": "resource",
     "ToolCallResult": "models",
     "batch_asset": "assets",
     "build_batch_assets": "assets",
@@ -127,6 +128,7 @@ __all__ = [
     "Reuse",
     "StoreError",
     "SubmissionConflictError",
+    "TokenPrice",
     "ToolCallResult",
     "__version__",
     "batch_asset",

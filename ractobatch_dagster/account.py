@@ -101,20 +101,25 @@ def under_way(states: Collection[SubmissionState]) -> UnderWay:
     if not states:
         return UnderWay()
     now = together([progress(state) for state in states])
-    batches = [(batch.model or state.model, batch) for state in states for batch in state.batches]
-    tokens = [(model, batch.size // BYTES_PER_TOKEN) for model, batch in batches if batch.stage == "running"]
+    batches = [batch for state in states for batch in state.batches]
+    enqueued = [
+        (batch.model or state.model, batch.size // BYTES_PER_TOKEN, state.prices)
+        for state in states
+        for batch in state.batches
+        if batch.stage == "running"
+    ]
     return UnderWay(
         submissions=len(states),
         batches_waiting=now.waiting,
         batches_waiting_for_quota=now.queued,
         batches_held_by_budget=now.held,
         batches_running=now.running,
-        batches_ended=sum(1 for _, batch in batches if batch.stage == "ended"),
+        batches_ended=sum(1 for batch in batches if batch.stage == "ended"),
         requests=now.requests,
         requests_answered=now.answered,
-        prompt_tokens_enqueued_estimated=sum(count for _, count in tokens),
-        spent_usd=round(sum(batch.usd or 0.0 for _, batch in batches), 6),
-        prompt_cost_usd_enqueued_estimated=round(sum(prompts_cost(*one) or 0.0 for one in tokens), 6),
+        prompt_tokens_enqueued_estimated=sum(count for _, count, _ in enqueued),
+        spent_usd=round(sum(batch.usd or 0.0 for batch in batches), 6),
+        prompt_cost_usd_enqueued_estimated=round(sum(prompts_cost(*one) or 0.0 for one in enqueued), 6),
     )
 
 

@@ -118,6 +118,7 @@ class BatchAsset:
             rows=rows,
             seed=seed,
             partition=partition,
+            prices=resource.price_list(),
         )
 
     def estimate(

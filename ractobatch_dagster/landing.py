@@ -99,7 +99,7 @@ def _made(
     if share is None:
         raise StoreError(f"Submission {state.id} has no partition {key!r}, although the table's log says so.")
     output_type = spec.template.output_type
-    assembly = Assembly(files, state, share, ResultTable(output_type, state.fingerprint), spec.carry)
+    assembly = Assembly(files, state, share, ResultTable(output_type, state.fingerprint, state.prices), spec.carry)
     summary = TableSummary(assembly.schema, spec)
 
     def blocks() -> Iterator[pa.Table]:

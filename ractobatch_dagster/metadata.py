@@ -76,7 +76,9 @@ def submission_metadata(
     share = state.partition(key)
     created = [batch for batch in state.batches if batch.batch_id]
     size = sum(batch.size for batch in state.batches)
-    costs = [prompts_cost(batch.model or state.model, batch.size // BYTES_PER_TOKEN) for batch in state.batches]
+    costs = [
+        prompts_cost(batch.model or state.model, batch.size // BYTES_PER_TOKEN, state.prices) for batch in state.batches
+    ]
     cost = None if None in costs else sum(cost or 0.0 for cost in costs)
     return {
         SUBMISSION: state.id,
@@ -222,6 +224,7 @@ class TableSummary:
             **(
                 {"anomalies": dg.MetadataValue.json(state.anomalies), "odd_lines": odd_lines} if state.anomalies else {}
             ),
+            **({"tokens_billed_beyond_answers": state.unexplained_tokens} if state.unexplained_tokens else {}),
             **({"batches_one_too_many": state.strays} if state.strays else {}),
             "statuses": dg.MetadataValue.md(_status_table(counts, self._errors)),
             **({"statuses_chart": dg.MetadataValue.md(_status_chart(counts))} if self._rows else {}),

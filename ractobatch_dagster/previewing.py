@@ -23,6 +23,7 @@ from ractobatch_dagster.spec import BatchSpec
 if TYPE_CHECKING:
     from ractobatch_dagster.assets import BatchAsset
     from ractobatch_dagster.provider.client import Provider
+    from ractobatch_dagster.results.cost import Prices
     from ractobatch_dagster.submission.estimating import Estimate
     from ractobatch_dagster.submission.previewing import Preview
 
@@ -98,7 +99,14 @@ def preview_run(
     seed = int.from_bytes(context.run.run_id.encode()[:8], "big") if settings.preview_random else None
     provider = resource.get_provider()
     made = preview(
-        frames, spec.rules, spec.template, provider, overrides=spec.overrides, rows=settings.preview_rows, seed=seed
+        frames,
+        spec.rules,
+        spec.template,
+        provider,
+        overrides=spec.overrides,
+        rows=settings.preview_rows,
+        seed=seed,
+        prices=resource.price_list(),
     )
     context.log.info(f"Preview of {spec.name!r}; nothing was submitted.\n\n{made}")
     shown: dict[str, Any] = {
@@ -169,6 +177,7 @@ def preview_asset(
     rows: int,
     seed: int | None,
     partition: str | None,
+    prices: Prices | None = None,
 ) -> Preview:
     """Call the asset's function outside any run, and preview its frame.
 
@@ -178,8 +187,9 @@ def preview_asset(
     from ractobatch_dagster.submission.previewing import preview
 
     frame = _frame(spec, signature, arguments, partition)
+    given = {partition: frame}
     return preview(
-        {partition: frame}, spec.rules, spec.template, provider, overrides=spec.overrides, rows=rows, seed=seed
+        given, spec.rules, spec.template, provider, overrides=spec.overrides, rows=rows, seed=seed, prices=prices
     )
 
 

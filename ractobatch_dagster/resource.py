@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.requests.cut import Limits
+    from ractobatch_dagster.results.cost import Price
     from ractobatch_dagster.submission.alarms import Patience
     from ractobatch_dagster.submission.engine import Engine
 
-__all__ = ["Budget", "OpenAIBatchResource"]
+__all__ = ["Budget", "OpenAIBatchResource", "TokenPrice"]
 
 
 class Budget(dg.Config):
@@ -42,6 +43,16 @@ class Budget(dg.Config):
         if per not in PERIODS:
             raise ValueError(f"{per!r} is none of {', '.join(PERIODS)}")
         return per
+
+
+class TokenPrice(dg.Config):
+    """What a model's tokens cost at the batch rate, in US dollars for a million of them."""
+
+    input: float = Field(ge=0, description="US dollars for a million input tokens.")
+    output: float = Field(default=0.0, ge=0, description="US dollars for a million output tokens.")
+    cached_input: float | None = Field(
+        default=None, ge=0, description="US dollars for a million cached input tokens; as other input where left out."
+    )
 
 
 class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only inside Dagster
@@ -116,6 +127,11 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         default_factory=dict,
         description="How many input tokens of a model the account takes into its queue, by model, as the provider's "
         "page of limits has it. Batches are created as others finish. Where left out it is learnt from a refusal.",
+    )
+    prices: dict[str, TokenPrice] = Field(
+        default_factory=dict,
+        description="Prices by model, as it is asked for or served, that go before those of the list: of a deployment "
+        "on Azure, an embedding model, a contract of your own.",
     )
     hive_column: str | None = Field(
         default=None,
@@ -232,6 +248,12 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             enqueued=self.enqueued_tokens,
             budgets=[Limit(usd=one.usd, per=one.per, asset=one.asset) for one in self.budgets],  # type: ignore[arg-type]
         )
+
+    def price_list(self) -> dict[str, Price]:
+        """The prices that are given, by model."""
+        from ractobatch_dagster.results.cost import Price
+
+        return {model: Price(**price.model_dump()) for model, price in self.prices.items()}
 
     def get_api_key(self) -> str | Callable[[], str] | None:
         """The key; override it to give a function instead, which is asked for a token before each call.

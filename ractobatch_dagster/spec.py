@@ -142,5 +142,6 @@ class BatchSpec:
             rules=self.rules,
             overrides=self.overrides,
             on_change=self.on_change,
+            prices=resource.price_list(),
             run_id=run_id,
         )

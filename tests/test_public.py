@@ -230,7 +230,7 @@ CORE = (
     "prompt",
     "secrecy",
 )
-CORE += ("processes", "store", "table_file", "tending")
+CORE += ("processes", "reuse", "store", "table_file", "tending")
 CORE += ("local", "provider", "requests", "results", "submission")
 
 

@@ -40,7 +40,10 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class RemoteBatch:
-    """A batch as the provider last described it. `completed` and `failed` are its progress meter, not an audit."""
+    """A batch as the provider last described it. `completed` and `failed` are its progress meter, not an audit.
+
+    `tokens` are those that it says it billed, read and written, once it has ended; 0 where it does not say.
+    """
 
     id: str
     status: BatchStatus
@@ -52,6 +55,7 @@ class RemoteBatch:
     completed: int = 0
     failed: int = 0
     issues: Sequence[Issue] = ()
+    tokens: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     raw: Any = None
 
@@ -141,6 +145,7 @@ def read_batch(batch: Any, hide: Callable[[str], str] = redacted) -> RemoteBatch
         completed=_count(counts, "completed"),
         failed=_count(counts, "failed"),
         issues=tuple(_issue(one, hide) for one in errors),
+        tokens=sum(_count(getattr(batch, "usage", None), name) for name in ("input_tokens", "output_tokens")),
         metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, Mapping) else {},
         raw=batch,
     )

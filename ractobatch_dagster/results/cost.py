@@ -1,24 +1,51 @@
-"""What requests cost, at the batch rate. Prices come from `genai-prices`."""
+"""What requests cost, at the batch rate. Prices are given, or come from `genai-prices`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from genai_prices.types import PriceCalculation
 
-__all__ = ["answers_cost", "batch_cost", "batch_costs", "outcomes_cost", "prompts_cost"]
+__all__ = ["Price", "Prices", "answers_cost", "batch_cost", "batch_costs", "outcomes_cost", "prompts_cost"]
 
 _MILLION = 1_000_000.0
 
 
-@lru_cache(maxsize=100_000)
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """US dollars for a million tokens of a model at the batch rate; cached input as other where it is not said."""
+
+    input: float
+    output: float = 0.0
+    cached_input: float | None = None
+
+
+Prices = Mapping[str, Price]
+"""Given prices, by model: as it is asked for or served, of which the latter may end in a date that is not said."""
+
+_NONE: Prices = {}
+
+
+def _given(model: str, prices: Prices) -> Price | None:
+    if model in prices:
+        return prices[model]
+    dated = [name for name in prices if model.startswith(f"{name}-") and model[len(name) + 1 :][:4].isdecimal()]
+    return prices[max(dated, key=len)] if dated else None
+
+
 def batch_cost(
-    model: str | None, prompt_tokens: int | None, cached_tokens: int | None, completion_tokens: int | None
+    model: str | None,
+    prompt_tokens: int | None,
+    cached_tokens: int | None,
+    completion_tokens: int | None,
+    prices: Prices = _NONE,
 ) -> float | None:
     """US dollars for one request at the Batch API's price, or `None` where the model's batch price is not known.
 
@@ -27,54 +54,67 @@ def batch_cost(
         prompt_tokens: Input tokens, cached ones included.
         cached_tokens: How many of them were read from the provider's cache.
         completion_tokens: Output tokens, reasoning included.
+        prices: Those that are given.
     """
     if not model or prompt_tokens is None or completion_tokens is None:
         return None
     cached = min(cached_tokens or 0, prompt_tokens)
-    price = _price(model, prompt_tokens, cached, completion_tokens)
+    price = _given(model, prices) if prices else None
+    if price is None:
+        return _listed_cost(model, prompt_tokens, cached, completion_tokens)
+    read = price.input if price.cached_input is None else price.cached_input
+    return ((prompt_tokens - cached) * price.input + cached * read + completion_tokens * price.output) / _MILLION
+
+
+@lru_cache(maxsize=100_000)
+def _listed_cost(model: str, prompt: int, cached: int, completion: int) -> float | None:
+    price = _price(model, prompt, cached, completion)
     return None if price is None else float(price.total_price)
 
 
-def prompts_cost(model: str, tokens: int, *, longest: int = 0) -> float | None:
+def prompts_cost(model: str, tokens: int, prices: Prices = _NONE, *, longest: int = 0) -> float | None:
     """US dollars for the input tokens of many requests together at the batch rate, or `None` where it is not known.
 
     Args:
         model: The model.
         tokens: How many.
+        prices: Those that are given.
         longest: How many tokens one prompt may have: some models cost more beyond a length.
     """
-    rates = [_prompt_rate(model, length) for length in _lengths(model, longest)]
+    rates = [_prompt_rate(model, length, prices) for length in _lengths(model, longest, prices)]
     known = [rate for rate in rates if rate is not None]
     return max(known) * tokens if len(known) == len(rates) else None
 
 
-def answers_cost(model: str, tokens: int, *, longest: int = 0) -> float | None:
+def answers_cost(model: str, tokens: int, prices: Prices = _NONE, *, longest: int = 0) -> float | None:
     """As `prompts_cost`, for the output tokens."""
-    rates = [_answer_rate(model, length) for length in _lengths(model, longest)]
+    rates = [_answer_rate(model, length, prices) for length in _lengths(model, longest, prices)]
     known = [rate for rate in rates if rate is not None]
     return max(known) * tokens if len(known) == len(rates) else None
 
 
-def _prompt_rate(model: str, prompt: int) -> float | None:
-    cost = batch_cost(model, prompt, 0, 0)
+def _prompt_rate(model: str, prompt: int, prices: Prices) -> float | None:
+    cost = batch_cost(model, prompt, 0, 0, prices)
     return None if cost is None else cost / prompt
 
 
-def _answer_rate(model: str, prompt: int) -> float | None:
-    without, with_ = (batch_cost(model, prompt, 0, made) for made in (0, _SHORT))
+def _answer_rate(model: str, prompt: int, prices: Prices) -> float | None:
+    without, with_ = (batch_cost(model, prompt, 0, made, prices) for made in (0, _SHORT))
     return None if without is None or with_ is None else (with_ - without) / _SHORT
 
 
-def _lengths(model: str, longest: int) -> tuple[int, ...]:
+def _lengths(model: str, longest: int, prices: Prices) -> tuple[int, ...]:
     """A short prompt, and a long one where some may be so long that they cost more."""
-    rates = _rates(model)
+    rates = _rates_of(model, prices)
     return (_SHORT, longest) if rates is not None and 0 <= rates.up_to < longest else (_SHORT,)
 
 
 _SHORT = 1_000
 
 
-def batch_costs(model: pa.Array, prompt: pa.Array, cached: pa.Array, completion: pa.Array) -> pa.Array:
+def batch_costs(
+    model: pa.Array, prompt: pa.Array, cached: pa.Array, completion: pa.Array, prices: Prices = _NONE
+) -> pa.Array:
     """`batch_cost` of many requests, as float64; null where it is `None`.
 
     Where a price is so much a token, whole columns are multiplied; where it is not (beyond the prompt length at which
@@ -84,7 +124,7 @@ def batch_costs(model: pa.Array, prompt: pa.Array, cached: pa.Array, completion:
     import pyarrow.compute as pc
 
     coded = model if pa.types.is_dictionary(model.type) else pc.dictionary_encode(model)
-    rates = [_rates(name) for name in coded.dictionary.to_pylist()]
+    rates = [_rates_of(name, prices) for name in coded.dictionary.to_pylist()]
 
     def each(name: str, kind: pa.DataType) -> pa.Array:
         return pa.array([rate and getattr(rate, name) for rate in rates], kind).take(coded.indices)
@@ -101,10 +141,10 @@ def batch_costs(model: pa.Array, prompt: pa.Array, cached: pa.Array, completion:
     if not pc.any(other).as_py():
         return costs
     rows = zip(*(column.filter(other).to_pylist() for column in (model, prompt, cached, completion)), strict=True)
-    return pc.replace_with_mask(costs, other, pa.array([batch_cost(*row) for row in rows], pa.float64()))
+    return pc.replace_with_mask(costs, other, pa.array([batch_cost(*row, prices=prices) for row in rows], pa.float64()))
 
 
-def outcomes_cost(outcomes: pa.Table) -> float | None:
+def outcomes_cost(outcomes: pa.Table, prices: Prices = _NONE) -> float | None:
     """US dollars for all of these outcomes; those without usage cost nothing. `None` where a price is not known."""
     import pyarrow.compute as pc
 
@@ -112,7 +152,7 @@ def outcomes_cost(outcomes: pa.Table) -> float | None:
     if not len(used):
         return 0.0
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
-    costs = batch_costs(*(used[name].combine_chunks() for name in names))
+    costs = batch_costs(*(used[name].combine_chunks() for name in names), prices=prices)
     return None if costs.null_count else float(pc.sum(costs).as_py())
 
 
@@ -124,6 +164,14 @@ class _Rates:
     cached: float
     made: float
     up_to: int
+
+
+def _rates_of(model: str | None, prices: Prices) -> _Rates | None:
+    price = _given(model, prices) if model and prices else None
+    if price is None:
+        return _rates(model)
+    read = price.input if price.cached_input is None else price.cached_input
+    return _Rates(price.input, read, price.output, up_to=1_000_000_000)
 
 
 @lru_cache(maxsize=1_000)

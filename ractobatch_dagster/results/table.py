@@ -11,7 +11,7 @@ from ractobatch_dagster.embedding import Embedding
 from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
 from ractobatch_dagster.requests.hashes import to_hex
 from ractobatch_dagster.results.answers import Answers
-from ractobatch_dagster.results.cost import batch_costs
+from ractobatch_dagster.results.cost import Prices, batch_costs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,10 +73,12 @@ class ResultTable:
     Args:
         output_type: What the answers should be; `None` for text.
         fingerprint: The submission's.
+        prices: Those that are given.
     """
 
-    def __init__(self, output_type: type[BaseModel] | None, fingerprint: str) -> None:
+    def __init__(self, output_type: type[BaseModel] | None, fingerprint: str, prices: Prices | None = None) -> None:
         self._output_type = output_type
+        self._prices = prices or {}
         self._answers = Answers(output_type)
         self._fingerprint = fingerprint
 
@@ -108,7 +110,7 @@ class ResultTable:
             known = known.set_column(known.schema.get_field_index("text"), "text", text)
         hashes = rows.column(REQUEST_HASH)
         given = {
-            **_block(known, found["status"], pc.is_valid(hashes)),
+            **_block(known, found["status"], pc.is_valid(hashes), self._prices),
             "llm_fingerprint": pa.repeat(self._fingerprint, len(rows)),
             REQUEST_HASH: to_hex(hashes),
             CUSTOM_ID: custom_ids,
@@ -177,7 +179,7 @@ def _as_type(values: Any, kind: pa.DataType) -> Any:
     return values.cast(kind)
 
 
-def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array) -> dict[str, Any]:
+def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array, prices: Prices) -> dict[str, Any]:
     """The fixed block but for what does not come from the outcome.
 
     A copy of another row's answer, or of an earlier submission's, costs nothing, so its tokens count as 0.
@@ -192,7 +194,7 @@ def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array) -> dict[
     reused = pc.fill_null(found["reused"], False)
     block: dict[str, Any] = {
         "llm_status": pc.coalesce(found["status"], pc.if_else(asked, "missing", "skipped")),
-        "llm_cost_usd": pc.if_else(pc.or_(reused, pc.is_null(found["row"])), 0.0, _costs(found, answered)),
+        "llm_cost_usd": pc.if_else(pc.or_(reused, pc.is_null(found["row"])), 0.0, _costs(found, answered, prices)),
         "llm_reused": reused,
     }
     for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"):
@@ -203,12 +205,12 @@ def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array) -> dict[
     return block
 
 
-def _costs(found: pa.Table, answered: pa.ChunkedArray) -> pa.ChunkedArray:
+def _costs(found: pa.Table, answered: pa.ChunkedArray, prices: Prices) -> pa.ChunkedArray:
     """What each request cost; null where its model's price is not known."""
     import pyarrow.compute as pc
 
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
-    costs = batch_costs(*(found[name].combine_chunks() for name in names))
+    costs = batch_costs(*(found[name].combine_chunks() for name in names), prices=prices)
     # a request that failed without any usage was not billed
     unbilled = pc.and_(pc.is_null(found["prompt_tokens"]), pc.not_equal(answered, "ok"))
     return pc.if_else(pc.fill_null(unbilled, False), 0.0, costs)

@@ -74,8 +74,9 @@ def may_cost(state: SubmissionState, batch: BatchState) -> float | None:
     model = batch.model or state.model
     if state.most_tokens is None:
         return None
-    prompts = prompts_cost(model, batch.size, longest=batch.size)
-    answers = answers_cost(model, batch.requests * state.most_tokens, longest=batch.size) if state.most_tokens else 0.0
+    prompts = prompts_cost(model, batch.size, state.prices, longest=batch.size)
+    most = batch.requests * state.most_tokens
+    answers = answers_cost(model, most, state.prices, longest=batch.size) if most else 0.0
     return None if prompts is None or answers is None else prompts + answers
 
 

@@ -17,7 +17,7 @@ from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.results.classify import Outcome, no_line
-from ractobatch_dagster.results.cost import outcomes_cost
+from ractobatch_dagster.results.cost import Prices, outcomes_cost
 from ractobatch_dagster.results.join import join_files, refused
 from ractobatch_dagster.results.outcomes import Columns, as_values
 from ractobatch_dagster.submission.asking import asked_rows
@@ -61,7 +61,9 @@ def collect(
 
     def fetch(batch: BatchState) -> BatchState:
         with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-            return _fetched(provider, files, batch, Path(folder) / "answers.jsonl", log, workers, validate)
+            return _fetched(
+                provider, files, batch, Path(folder) / "answers.jsonl", log, workers, validate, state.prices
+            )
 
     wanted = (batch for batch in state.batches if batch.number in numbers and failures < _MAX_FAILURES)
     try:
@@ -97,6 +99,7 @@ def _fetched(
     log: Callable[[str], None],
     workers: Workers,
     validate: Validator | None,
+    prices: Prices,
 ) -> BatchState:
     """The batch as collected. Its answers are complete on this disk before they go into the store in one piece."""
     if not batch.file_ids and batch.status is not BatchStatus.FAILED and batch.batch_id and not batch.gone:
@@ -105,9 +108,9 @@ def _fetched(
     there, gone = _download(provider, batch, path, log)
     batch = msgspec.structs.replace(batch, gone=batch.gone or gone, reader=new_reader())
     if validate is None:
-        read = workers.apart(read_answers, files, batch, path if there else None)
+        read = workers.apart(read_answers, files, batch, path if there else None, None, prices)
     else:  # the user's own code, which other processes may not find
-        read = workers.in_turn(read_answers, files, batch, path if there else None, validate)
+        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, prices)
     if there:
         files.store.take(files.responses(batch), path)
     return read
@@ -148,7 +151,11 @@ def new_reader() -> str:
 
 
 def read_answers(
-    files: SubmissionFiles, batch: BatchState, path: Path | None, validate: Validator | None = None
+    files: SubmissionFiles,
+    batch: BatchState,
+    path: Path | None,
+    validate: Validator | None = None,
+    prices: Prices | None = None,
 ) -> BatchState:
     """Write down one outcome for each request that the batch held, whatever the provider returned.
 
@@ -157,6 +164,7 @@ def read_answers(
         batch: The batch.
         path: What it returned; `None` where there is nothing.
         validate: Says what is wrong with an answer; needed for repairs.
+        prices: Those that are given.
 
     Returns:
         The batch as collected.
@@ -182,7 +190,7 @@ def read_answers(
         collected=True,
         doubtful=again,
         anomalies=dict(odd.counts),
-        usd=outcomes_cost(outcomes),
+        usd=outcomes_cost(outcomes, prices or {}),
         lost=outcomes["status"].to_pylist().count("missing"),
         tokens=tokens,
         answer_tokens=made,

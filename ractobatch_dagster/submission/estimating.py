@@ -194,12 +194,12 @@ def _summed(
         for model, some in by_model.items()
     }
     errors = [error for _, error, _ in tokens.values()]
-    inputs = _total([prompts_cost(model, count) for model, (count, _, _) in tokens.items()])
+    inputs = _total([prompts_cost(model, count, terms.prices) for model, (count, _, _) in tokens.items()])
 
     def with_answers(each: float | None) -> tuple[int | None, float | None]:
         if each is None:
             return None, None
-        outputs = _total([answers_cost(model, round(count * each)) for model, count in asked.items()])
+        outputs = _total([answers_cost(model, round(count * each), terms.prices) for model, count in asked.items()])
         return round(requests * each), None if inputs is None or outputs is None else inputs + outputs
 
     likely, at_most = with_answers(typical), with_answers(made.most_tokens)

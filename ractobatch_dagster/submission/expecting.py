@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ractobatch_dagster.results.cost import answers_cost, prompts_cost
+from ractobatch_dagster.results.cost import Prices, answers_cost, prompts_cost
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
 __all__ = ["expected_usd", "prompt_ratio", "typical_answer"]
 
 
-def expected_usd(batches: Sequence[BatchState], model: str, past: Iterable[SubmissionState]) -> float | None:
+def expected_usd(
+    batches: Sequence[BatchState], model: str, past: Iterable[SubmissionState], prices: Prices
+) -> float | None:
     """US dollars that these batches will cost if prompts and answers are as long as before; `None` if nobody can know.
 
     Args:
         batches: What is to be created.
         model: The model of those that name none.
         past: Submissions of the same table, the newest first: the first of which answers were collected counts.
+        prices: Those that are given.
     """
     if not batches:
         return 0.0
@@ -30,7 +33,8 @@ def expected_usd(batches: Sequence[BatchState], model: str, past: Iterable[Submi
     usd = 0.0
     for batch in batches:
         asked = batch.model or model
-        parts = (prompts_cost(asked, round(batch.size * ratio)), answers_cost(asked, round(batch.requests * answer)))
+        prompts = prompts_cost(asked, round(batch.size * ratio), prices)
+        parts = (prompts, answers_cost(asked, round(batch.requests * answer), prices))
         if None in parts:
             return None
         usd += sum(part or 0.0 for part in parts)

@@ -21,6 +21,7 @@ from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.encode import request_hash
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.rendering import Requests
+from ractobatch_dagster.results.cost import Prices
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.submission.asking import Asking
 from ractobatch_dagster.submission.expecting import expected_usd
@@ -57,6 +58,7 @@ class Terms:
         reuse: Which answers that were paid for are taken over; none where it is `None`.
         rules: What the frames must keep to.
         overrides: The columns by which rows say something of their own requests, if there are any.
+        prices: Prices that go before those of the list.
         on_change: What to do where an open submission of a partition holds other rows, prompts or parameters:
             `fail`; `attach`, which goes on with the open one as it is; or `replace`, which cancels it and sends what
             it did not answer.
@@ -73,6 +75,7 @@ class Terms:
     rules: Rules = field(default_factory=Rules)
     overrides: Overrides | None = None
     on_change: OnChange = "fail"
+    prices: Prices = field(default_factory=dict)
     run_id: str | None = None
 
     @property
@@ -249,7 +252,7 @@ class _Sealing:
             batches = asking.plan(known, terms.limits, self.folder)
             reused = known.created
             past = [state for state in known.states if state.asset == self.owner.asset]
-            expected = expected_usd(batches, terms.template.model, past)
+            expected = expected_usd(batches, terms.template.model, past, terms.prices)
             if known.answers:
                 progress(f"{known.answers:,} answers were paid for already and are taken over")
         requests = sum(batch.requests for batch in batches)
@@ -276,6 +279,7 @@ class _Sealing:
             sources=tuple(sorted(set(sources))),
             reused=reused,
             expected_usd=expected,
+            prices=dict(terms.prices),
             predecessors=met.replaced,
             run_id=terms.run_id,
         )

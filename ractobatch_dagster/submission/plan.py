@@ -181,6 +181,7 @@ def seen(batch: BatchState, remote: RemoteBatch, now: float = 0.0) -> BatchState
         output_file_id=remote.output_file_id or batch.output_file_id,
         error_file_id=remote.error_file_id or batch.error_file_id,
         issues=tuple(remote.issues),
+        told_tokens=remote.tokens or batch.told_tokens,
         seen_at=now if moved else batch.seen_at,
     )
 

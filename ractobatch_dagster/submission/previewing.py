@@ -17,7 +17,7 @@ from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.results.classify import classify
-from ractobatch_dagster.results.cost import batch_cost
+from ractobatch_dagster.results.cost import Prices, batch_cost
 from ractobatch_dagster.results.outcomes import ANSWERED, Columns, as_values
 from ractobatch_dagster.results.table import ResultTable, answer_names, cell
 from ractobatch_dagster.submission.answered import FINAL
@@ -89,6 +89,7 @@ def preview(
     overrides: Overrides | None = None,
     rows: int = 5,
     seed: int | None = None,
+    prices: Prices | None = None,
 ) -> Preview:
     """Ask some rows at the endpoint that answers at once, at its full price.
 
@@ -102,6 +103,7 @@ def preview(
         overrides: The columns by which rows say something of their own requests.
         rows: How many rows are asked.
         seed: Draws the rows at random; `None` takes the first.
+        prices: Those that are given.
 
     Raises:
         InvalidInputError: A row or a column cannot be sent.
@@ -132,10 +134,10 @@ def preview(
     for line in lines:
         columns.add(as_values(classify(line)))
     given = given.append_column(REQUEST_HASH, pa.array(hashes, pa.binary(16)))
-    table = ResultTable(template.output_type, "").block(
+    table = ResultTable(template.output_type, "", prices).block(
         given.to_batches()[0], _final(columns.table()), 0, custom_ids(pa.array(range(len(bodies))))
     )
-    return _estimated(table, bodies, sample, rules.key, tuple(answer_names(template.output_type)))
+    return _estimated(table, bodies, sample, rules.key, tuple(answer_names(template.output_type)), prices or {})
 
 
 class _Sample:
@@ -184,7 +186,12 @@ def _final(outcomes: pa.Table) -> pa.Table:
 
 
 def _estimated(
-    table: pa.Table, bodies: list[dict[str, Any]], sample: _Sample, key: str | None, answers: tuple[str, ...]
+    table: pa.Table,
+    bodies: list[dict[str, Any]],
+    sample: _Sample,
+    key: str | None,
+    answers: tuple[str, ...],
+    prices: Prices,
 ) -> Preview:
     """What all rows take, if the others are as these are."""
     made = list(_used(table))
@@ -193,7 +200,7 @@ def _estimated(
     share = sample.rows / len(made)
     prompt = round(sum(tokens for _, tokens, _ in made) * share)
     completion = round(sum(tokens for _, _, tokens in made) * share)
-    costs = [batch_cost(model, given, 0, answer) for model, given, answer in made]
+    costs = [batch_cost(model, given, 0, answer, prices) for model, given, answer in made]
     known = [cost for cost in costs if cost is not None]
     cost = sum(known) * share if len(known) == len(costs) else None
     return Preview(table, bodies, sample.rows, prompt, completion, cost, key, answers)

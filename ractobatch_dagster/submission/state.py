@@ -9,6 +9,7 @@ import msgspec
 
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import Issue
+from ractobatch_dagster.results.cost import Price
 
 __all__ = [
     "BatchState",
@@ -126,6 +127,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         lost: How many of its requests may have been billed without that anybody can know for what.
         tokens: How many input tokens its answers were billed for, once collected.
         answer_tokens: How many output tokens.
+        told_tokens: How many of both the provider says that it billed; 0 where it says nothing.
         seen_at: When its status or its count of answers last changed, by our clock.
         status: Where it stands at the provider, as last seen; never moves backwards.
     """
@@ -165,6 +167,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     tokens: int = 0
     answer_tokens: int = 0
+    told_tokens: int = 0
     seen_at: float = 0.0
 
     @property
@@ -194,6 +197,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         models: The models that its rows ask, where each names its own; `model` is that of those that name none.
         most_tokens: How many output tokens a request may take at most; `None` where that is not limited.
         expected_usd: What its first round will probably cost, by what the table's last answers did; `None` if unknown.
+        prices: Prices that were given, by model.
         held: What of a budget stops it from creating more batches, if anything does.
         held_for_good: Time will not change that.
         queued: What of the account's quota does.
@@ -225,6 +229,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     models: tuple[str, ...] = ()
     most_tokens: int | None = None
     expected_usd: float | None = None
+    prices: dict[str, Price] = {}
     held: str = ""
     held_for_good: bool = False
     queued: str = ""
@@ -253,6 +258,12 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def round(self) -> int:
         """The round it is in."""
         return max((batch.round for batch in self.batches), default=0)
+
+    @property
+    def unexplained_tokens(self) -> int:
+        """How many tokens the provider says that it billed beyond those of the answers that were collected."""
+        told = [one for one in self.batches if one.collected and one.told_tokens]
+        return sum(one.told_tokens - one.tokens - one.answer_tokens for one in told)
 
     @property
     def ready(self) -> bool:
