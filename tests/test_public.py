@@ -217,11 +217,13 @@ DAGSTER_LAYER = {
     *("yaml_checks", "yaml_output", "yaml_partitions", "yaml_source"),
 }
 CORE = (
+    "answer_model",
     "attachment",
     "errors",
     "json_schema",
     "output",
     "schema_model",
+    "schema_words",
     "embedding",
     "models",
     "inspecting",
@@ -274,7 +276,10 @@ ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
     [
         (("errors",), {"models", "provider", "requests", "results", "prompt", *ABOVE}),
         (
-            ("models", "json_schema", "schema_model", "embedding", "output", "attachment", "prompt"),
+            (
+                *("models", "json_schema", "answer_model", "schema_words", "schema_model", "embedding", "output"),
+                *("attachment", "prompt"),
+            ),
             {"provider", "requests", "results", *ABOVE},
         ),
         (("provider",), {"requests", "results", *ABOVE}),
