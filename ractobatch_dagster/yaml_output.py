@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field
 
+from ractobatch_dagster.answer_model import answer_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.output import output_type
 
@@ -23,9 +24,9 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
 
     Args:
         name: What to call it, where it has no name.
-        output: The path of a Pydantic model, a dataclass or a TypedDict; a JSON Schema (`type: object`, with
-            `properties`); or a mapping of fields. A field is a type (`str`, `int`, `float`, `bool`, `list[…]` of one,
-            with a `?` behind it where there may be none), a list of the texts or of the whole numbers that are
+        output: The path of a Pydantic model, a dataclass or a TypedDict; a JSON Schema (with `properties`, or a
+            keyword such as `$ref`); or a mapping of fields. A field is a type (`str`, `int`, `float`, `bool`, `list[…]`
+            of one, with a `?` behind it where there may be none), a list of the texts or of the whole numbers that are
             allowed, or a mapping: `type` or `values` or `fields` (a nested model), with `description`, `many` (a list
             of it) and `optional`.
 
@@ -34,9 +35,19 @@ def output_model_of(name: str, output: str | Mapping[str, Any]) -> type[BaseMode
     """
     if isinstance(output, str):
         return _imported(output)
-    if output.get("type") == "object" and isinstance(output.get("properties"), Mapping):
+    if _is_schema(output):
         return output_type(output, name=_class_name(name))
     return _model(_class_name(name), output, "output")
+
+
+def _is_schema(output: Mapping[str, Any]) -> bool:
+    """Whether it is a JSON Schema, and no field in short is called `properties`."""
+    if any(str(word).startswith("$") for word in output):
+        return True
+    properties = output.get("properties")
+    if not isinstance(properties, Mapping) or output.get("type") == "object":
+        return isinstance(properties, Mapping)
+    return "fields" not in properties and all(isinstance(one, Mapping) for one in properties.values())
 
 
 def imported(path: str, what: str) -> Any:
@@ -70,8 +81,7 @@ def _model(name: str, fields: Mapping[str, Any], path: str) -> type[BaseModel]:
             raise ConfigurationError(f"{path}: {field!r} is no name for a field: write letters, digits, `_` within.")
         kind, description = _field(said, f"{path}.{field}", f"{name}{_class_name(str(field))}")
         made[str(field)] = (kind, Field(description=description))
-    model: type[BaseModel] = create_model(name, **made)
-    return model
+    return answer_model(name, made, path)
 
 
 def _field(said: Any, path: str, name: str) -> tuple[Any, str | None]:

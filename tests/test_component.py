@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from ractobatch_dagster import OpenAIBatchComponent
 from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.yaml_output import output_model_of
 from ractobatch_dagster.yaml_source import Source
 from tests.project import Project, failure
 
@@ -284,6 +285,29 @@ def test_whole_numbers_are_values() -> None:
             output.model_validate({"urgency": wrong, "other": 7})
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/Label", "$defs": {"Label": {"type": "object", "properties": {"a": {"type": "string"}}}}},
+        {"properties": {"a": {"$ref": "#/$defs/text"}}, "$defs": {"text": {"type": "string"}}},
+        {"properties": {"a": {"type": "string"}}, "title": "Label"},
+        {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+    ],
+)
+def test_a_schema_is_known_as_one(schema: dict[str, Any]) -> None:
+    """By its reference, its definitions or its properties, whether or not it says that it is an object."""
+    assert list(output_model_of("labels", schema).model_fields) == ["a"]
+
+
+@pytest.mark.parametrize("said", [{"type": "str"}, {"values": ["a"]}, {"fields": {"a": "str"}, "many": True}, "str"])
+def test_a_field_may_be_called_properties(said: Any) -> None:
+    """Like any other in the short form."""
+    assert list(output_model_of("labels", {"properties": said, "type": ["a", "b"]}).model_fields) == [
+        "properties",
+        "type",
+    ]
+
+
 def test_subclasses_override(batch_server: LocalServer, tmp_path: Path) -> None:
     """Rows and arguments of one's own."""
 
@@ -319,6 +343,8 @@ def test_subclasses_override(batch_server: LocalServer, tmp_path: Path) -> None:
         ("source: {asset: a}\noutput: {a: {description: b}}", r"output\.a: .*it has none of them"),
         ("source: {asset: a}\noutput: {a: 3}", r"output\.a: a field is a type"),
         ("source: {asset: a}\noutput: {_a: str}", "output: '_a' is no name"),
+        ("source: {asset: a}\noutput: {Config: str}", r"output\.Config: a column cannot have this name"),
+        ("source: {asset: a}\noutput: {a: {fields: {model_dump: str}}}", r"output\.a\.model_dump: a column cannot"),
         ("source: {asset: a}\npartitions: {type: daily}", "'daily' need `start`"),
         ("source: {asset: a}\npartitions: {type: static, keys: [a], start: b}", "'static' have no `start`"),
         ("source: {asset: a}\npartitions: {type: multi, dimensions: {a: {type: static}}}", r"partitions\.a: .*`keys`"),
