@@ -35,7 +35,8 @@ def answer_model(name: str, fields: Mapping[str, tuple[Any, Any]], path: str, **
     try:
         return _made(name, fields, options)
     except CANNOT_BE as error:
-        raise ConfigurationError(f"{path}{_culprit(fields, options)}: {error}") from error
+        why = getattr(error, "message", error)  # without Pydantic's link
+        raise ConfigurationError(f"{path}{_culprit(fields, options)}: {why}") from error
 
 
 def _made(name: str, fields: Mapping[str, tuple[Any, Any]], options: Mapping[str, Any]) -> type[BaseModel]:

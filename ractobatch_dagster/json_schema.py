@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
+
+from ractobatch_dagster.errors import ConfigurationError
 
 __all__ = ["prompt_schema", "response_format"]
 
@@ -38,12 +40,20 @@ values together, and of the values of one enum that has many."""
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
+_NO_SCHEMA = (PydanticUserError, LookupError, NameError)
+"""What Pydantic raises for a model that has no schema: it holds a function, say, or names what is not defined."""
+
+
 class _NotStrict(Exception):  # noqa: N818  (control flow, not a failure)
     """The schema says something that strict mode has no words for."""
 
 
 def prompt_schema(model: type[BaseModel]) -> Schema:
-    """The model's schema for people and language models to read: without the titles that Pydantic makes up."""
+    """The model's schema for people and language models to read: without the titles that Pydantic makes up.
+
+    Raises:
+        ConfigurationError: A field has no JSON Schema; its path is named.
+    """
     return _walk(_schema(model), lambda node: {key: value for key, value in node.items() if key != "title"})
 
 
@@ -55,6 +65,9 @@ def response_format(model: type[BaseModel]) -> Schema | None:
     `strict`, as it would be refused. `None` where the root is no object, which the API takes in no mode.
 
     Source: OpenAI, structured outputs guide, "Supported schemas".
+
+    Raises:
+        ConfigurationError: A field has no JSON Schema; its path is named.
     """
     schema = _schema(model)
     if schema.get("type") != "object":
@@ -68,11 +81,36 @@ def response_format(model: type[BaseModel]) -> Schema | None:
 
 
 def _schema(model: type[BaseModel]) -> Schema:
-    schema = model.model_json_schema()
+    """Pydantic's own schema, of which the root is no reference.
+
+    Raises:
+        ConfigurationError: A field has none; its path is named.
+    """
+    try:
+        schema = model.model_json_schema()
+    except _NO_SCHEMA as error:
+        why = getattr(error, "message", error)
+        raise ConfigurationError(f"output{_without_schema(model)}: there is no JSON Schema for it: {why}") from error
+    seen = []
     while "$ref" in schema:  # a model that contains itself, or a root model
+        if schema["$ref"] in seen:
+            raise ConfigurationError(f"output: {model.__name__} is only a reference to itself.")
+        seen.append(schema["$ref"])
         named = schema["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
         schema = {**named, "$defs": schema["$defs"]}
     return schema
+
+
+def _without_schema(model: type[BaseModel]) -> str:
+    """The path of the first field that has no schema."""
+    for name, info in model.model_fields.items():
+        kind: Any = info.annotation
+        try:
+            TypeAdapter(kind).json_schema()
+        except _NO_SCHEMA:
+            inner = isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not model
+            return f".{name}{_without_schema(kind) if inner else ''}"
+    return ""
 
 
 def _walk(node: Schema, change: Callable[[Schema], Schema]) -> Schema:

@@ -230,6 +230,7 @@ CORE = (
     "operating",
     "processor",
     "prompt",
+    "records",
     "secrecy",
 )
 CORE += ("processes", "reuse", "store", "table_file", "tending")
@@ -278,7 +279,7 @@ ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
         (
             (
                 *("models", "json_schema", "answer_model", "schema_words", "schema_model", "embedding", "output"),
-                *("attachment", "prompt"),
+                *("attachment", "prompt", "records"),
             ),
             {"provider", "requests", "results", *ABOVE},
         ),

@@ -7,7 +7,7 @@ import enum
 import json
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +15,8 @@ import pydantic
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
+
+from ractobatch_dagster.records import asked_fields, bare, field_hints, is_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,9 +60,9 @@ def model_columns(model: type[BaseModel]) -> list[Column]:
     """One column per field of the model, in order.
 
     Numbers, text, booleans, bytes, dates and times keep their kind; `Literal` and `Enum` of text become
-    dictionary columns; lists and nested models become lists and structs; `Decimal` keeps its declared digits, or
-    29 before and 9 after the point; other scalars (`UUID`, a URL, a duration) are text. What has no fixed shape (an
-    open union, `Any`, a model that contains itself) is kept as JSON text.
+    dictionary columns; lists become lists, and nested models, dataclasses and TypedDicts structs; `Decimal` keeps its
+    declared digits, or 29 before and 9 after the point; other scalars (`UUID`, a URL, a duration) are text. What has no
+    fixed shape (an open union, `Any`, a model that contains itself) is kept as JSON text.
     """
     columns = []
     for name, info in model.model_fields.items():
@@ -91,7 +93,7 @@ def _member_value(member: Any) -> Any:
     return member.value if isinstance(member, enum.Enum) else member
 
 
-def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
     annotation = _ALIASES.get(annotation, annotation) if isinstance(annotation, type) else annotation
@@ -112,12 +114,14 @@ def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[type, ..
         value, convert = _arrow(args[1], (), inside)
         convert = _nullable(convert)
         return pa.map_(pa.string(), value), lambda items: [(k, convert(v)) for k, v in items.items()]
+    if is_record(annotation):
+        return _struct(annotation, inside)
     if isinstance(annotation, type):
         return _plain(annotation, constraints, inside)
     return pa.string(), _json_text
 
 
-def _sequence(origin: Any, args: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+def _sequence(origin: Any, args: tuple[Any, ...], inside: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
     if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
@@ -129,7 +133,7 @@ def _sequence(origin: Any, args: tuple[Any, ...], inside: tuple[type, ...]) -> t
     return pa.list_(item), lambda values: [convert(value) for value in values]
 
 
-def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
     if issubclass(kind, BaseModel):
@@ -155,18 +159,33 @@ def _plain(kind: type, constraints: tuple[Any, ...], inside: tuple[type, ...]) -
     return pa.string(), _plain_text
 
 
-def _struct(model: type[BaseModel], inside: tuple[type, ...]) -> tuple[pa.DataType, Convert]:
+def _struct(kind: Any, inside: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
     import pyarrow as pa
 
-    if model in inside or not model.model_fields:
+    fields = {} if kind in inside else _fields(kind)
+    if not fields:
         return pa.string(), _json_text
     parts = {
-        name: _arrow(info.annotation, tuple(info.metadata), (*inside, model))
-        for name, info in model.model_fields.items()
+        name: _arrow(annotation, constraints, (*inside, kind)) for name, (annotation, constraints) in fields.items()
     }
     arrow = pa.struct([pa.field(name, part[0]) for name, part in parts.items()])
     converters = {name: _nullable(part[1]) for name, part in parts.items()}
+    if is_record(kind) and not is_dataclass(get_origin(kind) or kind):  # a TypedDict may be without a key
+        return arrow, lambda value: {name: convert(value.get(name)) for name, convert in converters.items()}
     return arrow, lambda value: {name: convert(getattr(value, name)) for name, convert in converters.items()}
+
+
+def _fields(kind: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """Annotation and constraints of each field, as Pydantic sees them; none where it alone can find the names."""
+    if not is_record(kind):
+        return {name: (info.annotation, tuple(info.metadata)) for name, info in kind.model_fields.items()}
+    try:
+        hints = {name: bare(hint) for name, hint in field_hints(kind, bases=False).items()}
+    except (NameError, TypeError):
+        return {}
+    if not is_dataclass(get_origin(kind) or kind):
+        return {name: (hint, ()) for name, hint in hints.items()}
+    return {name: (hints[name], tuple(said.metadata) if said else ()) for name, (_, said) in asked_fields(kind).items()}
 
 
 def _constants(values: tuple[Any, ...]) -> tuple[pa.DataType, Convert]:
