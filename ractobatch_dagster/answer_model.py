@@ -13,7 +13,10 @@ from ractobatch_dagster.errors import ConfigurationError
 
 __all__ = ["CANNOT_BE", "answer_model"]
 
-CANNOT_BE = (NameError, SyntaxError, TypeError, AttributeError, ValueError, SchemaError, PydanticUserError)
+CANNOT_BE = (
+    *(NameError, SyntaxError, TypeError, AttributeError, ValueError, AssertionError),
+    *(SchemaError, PydanticUserError),
+)
 """What Pydantic and `typing` raise where annotations are none, or contradict each other."""
 
 

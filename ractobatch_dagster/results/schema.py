@@ -114,6 +114,8 @@ def _arrow(annotation: Any, constraints: tuple[Any, ...], inside: tuple[Any, ...
         value, convert = _arrow(args[1], (), inside)
         convert = _nullable(convert)
         return pa.map_(pa.string(), value), lambda items: [(k, convert(v)) for k, v in items.items()]
+    if annotation in (Any, object):  # both are classes, of which anything may be an instance
+        return pa.string(), _json_text
     if is_record(annotation):
         return _struct(annotation, inside)
     if isinstance(annotation, type):

@@ -125,6 +125,9 @@ TYPES: list[tuple[Any, Any, Any, pa.DataType, Any]] = [
     (list[Part], ..., [{"name": "n"}], pa.list_(part), [{"name": "n", "colour": None}]),
     (Part | int, ..., 3, pa.string(), "3"),
     (Any, ..., {"a": "é"}, pa.string(), '{"a": "é"}'),
+    (Any, ..., "3", pa.string(), '"3"'),
+    (Any | None, ..., 3, pa.string(), "3"),
+    (dict[str, Any], ..., {"a": "é"}, pa.map_(pa.string(), pa.string()), [("a", '"é"')]),
     (
         Node,
         ...,
