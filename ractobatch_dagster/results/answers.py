@@ -100,8 +100,8 @@ class Answers:
 def _holds_struct(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    while pa.types.is_list(kind):
-        kind = kind.value_type
+    while pa.types.is_list(kind) or pa.types.is_map(kind):
+        kind = kind.value_type if pa.types.is_list(kind) else kind.item_type
     return bool(pa.types.is_struct(kind))
 
 
@@ -119,9 +119,13 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         parts = [_array([value and value[part.name] for value in values], part.type) for part in kind]
         return pa.StructArray.from_arrays(parts, fields=list(kind), mask=absent)
     lists = [value or () for value in values]
-    items = _array(list(chain.from_iterable(lists)), kind.value_type)
+    inside = list(chain.from_iterable(lists))
     ends = pa.array([0, *accumulate(map(len, lists))], pa.int32())
-    return pa.ListArray.from_arrays(ends, items, type=kind, mask=absent)
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays(ends, _array(inside, kind.value_type), type=kind, mask=absent)
+    keys = pa.array([key for key, _ in inside], kind.key_type)
+    items = _array([value for _, value in inside], kind.item_type)
+    return pa.MapArray.from_arrays(ends, keys, items, type=kind, mask=absent)
 
 
 class _NotPlain(Exception):  # noqa: N818 (it tells no failure: the model goes the general way)

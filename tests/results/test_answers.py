@@ -400,6 +400,14 @@ def test_a_schema_that_says_other_than_the_annotation_is_not_plain() -> None:
     same(model, ['{"value": "a"}'])
 
 
+def test_a_null_struct_in_a_map_points_to_no_word() -> None:
+    """Nor does one in a list of maps; PyArrow by itself makes an index of 0 where there may be no word at all."""
+    part = create_model("Part", word=(Literal["x"], ...))
+    for model in (single(dict[str, part | None]), single(dict[str, listed(part | None)])):  # type: ignore[valid-type]
+        same(model, ['{"value": {"a": null}}', '{"value": {}}', '{"value": {"a": [null]}}', None])
+    same(single(listed(dict[str, part | None])), ['{"value": [{"a": null}]}', '{"value": []}', None])  # type: ignore[valid-type]
+
+
 def test_no_output_model_has_no_columns() -> None:
     """Text answers stay what they are."""
     answers = Answers(None)
