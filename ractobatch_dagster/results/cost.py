@@ -141,7 +141,11 @@ def batch_costs(
     if not pc.any(other).as_py():
         return costs
     rows = zip(*(column.filter(other).to_pylist() for column in (model, prompt, cached, completion)), strict=True)
-    return pc.replace_with_mask(costs, other, pa.array([batch_cost(*row, prices=prices) for row in rows], pa.float64()))
+    return pc.replace_with_mask(
+        costs,
+        other,
+        pa.array([batch_cost(one, read, kept, made, prices) for one, read, kept, made in rows], pa.float64()),
+    )
 
 
 def outcomes_cost(outcomes: pa.Table, prices: Prices = _NONE) -> float | None:
@@ -152,7 +156,8 @@ def outcomes_cost(outcomes: pa.Table, prices: Prices = _NONE) -> float | None:
     if not len(used):
         return 0.0
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
-    costs = batch_costs(*(used[name].combine_chunks() for name in names), prices=prices)
+    model, prompt, cached, made = (used[name].combine_chunks() for name in names)
+    costs = batch_costs(model, prompt, cached, made, prices)
     return None if costs.null_count else float(pc.sum(costs).as_py())
 
 

@@ -210,7 +210,8 @@ def _costs(found: pa.Table, answered: pa.ChunkedArray, prices: Prices) -> pa.Chu
     import pyarrow.compute as pc
 
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
-    costs = batch_costs(*(found[name].combine_chunks() for name in names), prices=prices)
+    model, prompt, cached, made = (found[name].combine_chunks() for name in names)
+    costs = batch_costs(model, prompt, cached, made, prices)
     # a request that failed without any usage was not billed
     unbilled = pc.and_(pc.is_null(found["prompt_tokens"]), pc.not_equal(answered, "ok"))
     return pc.if_else(pc.fill_null(unbilled, False), 0.0, costs)
