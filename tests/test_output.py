@@ -13,8 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pydantic.dataclasses
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from ractobatch_dagster import ConfigurationError, OpenAIBatchComponent, RactoPrompt, batch_asset
@@ -248,68 +246,6 @@ def test_fields_of_a_dataclass_may_be_pydantic_s() -> None:
     assert reads(Scored, '{"score": 50}')[1]
     with pytest.raises(ConfigurationError, match="__post_init__"):
         output_type(Derived)
-
-
-SCALARS = st.one_of(
-    st.just({"type": "string"}), st.just({"type": "boolean"}), st.just({"type": "null"}),
-    st.builds(lambda low: {"type": "integer", "minimum": low, "maximum": low + 5}, st.integers(-9, 9)),
-    st.builds(lambda most: {"type": "number", "maximum": most}, st.integers(-9, 9)),
-    st.builds(lambda least: {"type": "string", "minLength": least, "maxLength": least + 2}, st.integers(0, 3)),
-    st.lists(st.sampled_from(["a", "b", 1, 2, None]), min_size=1, unique=True).map(lambda words: {"enum": words}),
-)  # fmt: skip
-
-
-def objects(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Schemas of objects with some required properties."""
-
-    def made(properties: dict[str, Any], optional: set[str], closed: bool) -> dict[str, Any]:
-        required = [name for name in properties if name not in optional]
-        node = {"type": "object", "properties": properties, "required": required}
-        return {**node, "additionalProperties": False} if closed else node
-
-    names = st.sampled_from(["a", "title", "default", "type", "first name", "copy", "json"])
-    return st.builds(made, st.dictionaries(names, inner, min_size=1, max_size=4), st.sets(names), st.booleans())
-
-
-def arrays(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Schemas of lists."""
-    return st.builds(lambda item, most: {"type": "array", "items": item, "maxItems": most}, inner, st.integers(1, 3))
-
-
-SCHEMAS = objects(st.recursive(SCALARS, lambda inner: objects(inner) | arrays(inner), max_leaves=6))
-
-
-def an_instance(schema: dict[str, Any], draw: st.DataObject) -> Any:
-    """Something that the schema allows."""
-    if "enum" in schema:
-        return draw.draw(st.sampled_from(schema["enum"]))
-    kind = schema["type"]
-    if kind == "object":
-        there = [name for name in schema["properties"] if name in schema["required"] or draw.draw(st.booleans())]
-        return {name: an_instance(schema["properties"][name], draw) for name in there}
-    if kind == "array":
-        return [an_instance(schema["items"], draw) for _ in range(draw.draw(st.integers(0, schema["maxItems"])))]
-    simple: dict[str, st.SearchStrategy[Any]] = {
-        "string": st.text("xyz", min_size=schema.get("minLength", 0), max_size=schema.get("maxLength", 5)),
-        "boolean": st.booleans(), "null": st.none(),
-        "integer": st.integers(schema.get("minimum"), schema.get("maximum")),
-        "number": st.integers(-99, schema.get("maximum", 9)),
-    }  # fmt: skip
-    return draw.draw(simple[kind])
-
-
-@given(schema=SCHEMAS, draw=st.data())
-def test_what_a_schema_allows_is_read(schema: dict[str, Any], draw: st.DataObject) -> None:
-    """Any instance becomes a row of columns with the properties' names, and no value is lost."""
-    value = an_instance(schema, draw)
-    answers = Answers(model_of_schema(schema))
-    arrays, problems = answers.read([json.dumps(value)])
-    assert problems == [None]
-    row = {field.name: array.to_pylist()[0] for field, array in zip(answers.fields, arrays, strict=True)}
-    assert list(row) == list(schema["properties"])
-    for name, part in value.items():
-        if isinstance(part, str | bool) and isinstance(row[name], type(part)):
-            assert row[name] in (part, json.dumps(part))  # constants of several kinds are JSON text
 
 
 @pytest.mark.parametrize(
