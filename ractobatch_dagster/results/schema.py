@@ -236,4 +236,7 @@ def _int64(value: int) -> int:
 
 
 def _utc(value: dt.datetime) -> dt.datetime:
-    return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+    try:
+        return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
+    except OverflowError as error:  # Arrow would hold it, and whoever reads the column would fail on it
+        raise ValueError(f"{value} is not within the years 1 to 9999 in UTC") from error

@@ -211,6 +211,8 @@ def test_a_description_goes_along() -> None:
         (Decimal, Decimal("1e30")),
         (Decimal, Decimal("NaN")),
         (Annotated[Decimal, Field(decimal_places=2)], Decimal("1e37")),
+        (dt.datetime, dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=5)))),
+        (dt.datetime, dt.datetime(9999, 12, 31, 23, tzinfo=dt.timezone(-dt.timedelta(hours=5)))),
     ],
 )
 def test_what_a_column_cannot_hold_is_refused(annotation: Any, value: Any) -> None:
