@@ -20,7 +20,7 @@ from ractobatch_dagster.requests.tokens import counter, encoding_name
 from ractobatch_dagster.results.cost import answers_cost, prompts_cost
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.asking import Asking, asked_rows
-from ractobatch_dagster.submission.expecting import typical_answer
+from ractobatch_dagster.submission.expecting import last_landed, typical_answer
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles, parquet_file
 from ractobatch_dagster.submission.lines import write_input
 from ractobatch_dagster.submission.opening import Terms
@@ -162,8 +162,8 @@ def estimate(
                 raise ConfigurationError(f"{inputs} is not empty, so that nobody could tell which files are of now.")
             for batch in batches:
                 write_input(files, batch, requests.encoder, inputs / f"{batch.number:05d}.jsonl")
-        answers = [typical_answer(state) for state in known.states if table and state.asset == table.asset]
-        typical = next((tokens for tokens in answers if tokens is not None), None)
+        past = last_landed(table, state, shares) if table is not None else ()
+        typical = next((tokens for one in past if (tokens := typical_answer(one)) is not None), None)
         return _summed(files, requests, terms, batches, rows, known, sample, typical)
 
 

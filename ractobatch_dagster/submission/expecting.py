@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ractobatch_dagster.results.cost import Prices, answers_cost, prompts_cost
-from ractobatch_dagster.submission.state import BatchState, SubmissionState
+from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.state import BatchState, PartitionRows, SubmissionState, TableState
 
-__all__ = ["expected_usd", "prompt_ratio", "typical_answer"]
+__all__ = ["expected_usd", "last_landed", "prompt_ratio", "typical_answer"]
 
 
 def expected_usd(
@@ -39,6 +40,24 @@ def expected_usd(
             return None
         usd += sum(part or 0.0 for part in parts)
     return usd
+
+
+def last_landed(
+    table: TableFiles, state: TableState | None, shares: Sequence[PartitionRows]
+) -> Iterator[SubmissionState]:
+    """The submissions that landed last, the newest first: of these partitions, then of others."""
+    if state is None:
+        return
+    keys = {share.key for share in shares}
+    ours = {one.landed for one in state.partitions if one.landed and one.key in keys}
+    others = {one.landed for one in state.partitions if one.landed} - ours
+    for id_ in [*sorted(ours, reverse=True)[:_LOOKED_AT], *sorted(others, reverse=True)[:_LOOKED_AT]]:
+        version = table.submission(id_).log.load()
+        if version is not None:
+            yield version.state
+
+
+_LOOKED_AT = 2
 
 
 def prompt_ratio(state: SubmissionState) -> float | None:

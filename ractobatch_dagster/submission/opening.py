@@ -24,7 +24,7 @@ from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.results.cost import Prices
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.submission.asking import Asking
-from ractobatch_dagster.submission.expecting import expected_usd
+from ractobatch_dagster.submission.expecting import expected_usd, last_landed
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import write_encoder
 from ractobatch_dagster.submission.meeting import Meeting, meet, withdraw
@@ -251,7 +251,7 @@ class _Sealing:
             known = Known(files, paid, self.folder, since=since, validate=terms.validate)
             batches = asking.plan(known, terms.limits, self.folder)
             reused = known.created
-            past = [state for state in known.states if state.asset == self.owner.asset]
+            past = last_landed(table, state, fresh)
             expected = expected_usd(batches, terms.template.model, past, terms.prices)
             if known.answers:
                 progress(f"{known.answers:,} answers were paid for already and are taken over")

@@ -104,11 +104,6 @@ class Known:
         self.created: dict[str, float] = {}
         """When the batches were created whose answers were taken over, by their ids."""
 
-    @property
-    def states(self) -> list[SubmissionState]:
-        """The submissions whose answers they are."""
-        return [state for _, state in self._sources]
-
     def take(self, wanted: Callable[[], Iterable[np.ndarray]], rows: int) -> np.ndarray:
         """Which of our rows have an answer already, ascending; those are taken over.
 
