@@ -78,13 +78,24 @@ class Answers:
                     pass  # Pydantic may take it all the same, and says what is wrong where it does not
             values, problems[number] = self._values(text, self._output_type)
             rows.append(nothing if values is None else values)
+        try:
+            return self._arrays(rows), problems
+        except _UNFIT:  # one row must not stop all
+            for number, row in enumerate(rows):
+                try:
+                    self._arrays([row])
+                except _UNFIT as error:
+                    rows[number], problems[number] = nothing, str(error)
+        return self._arrays(rows), problems
+
+    def _arrays(self, rows: Sequence[Sequence[Any]]) -> list[pa.Array]:
         arrays = []
         for place, field in enumerate(self.fields):
             column = [row[place] for row in rows]
             if self.plain and _holds_struct(field.type):
                 column = msgspec.to_builtins(column)  # structs become the dicts that the general way makes
             arrays.append(_array(column, field.type))
-        return arrays, problems
+        return arrays
 
     def _values(self, text: str, output_type: type[BaseModel]) -> tuple[list[Any] | None, str | None]:
         """The general way: the values, or what is wrong: the text fits not the model, or the model not the columns."""
@@ -95,6 +106,10 @@ class Answers:
         except Exception as error:  # noqa: BLE001 (a default of the user's may be anything, and one row must not stop all)
             problem = f"{type(error).__name__}: {error}" if isinstance(error, AttributeError) else str(error)
         return None, problem or "it does not fit"
+
+
+_UNFIT = (ValueError, TypeError, ArithmeticError, NotImplementedError)
+"""What a value that fits no column raises; Arrow's own errors are among them."""
 
 
 def _holds_struct(kind: pa.DataType) -> bool:

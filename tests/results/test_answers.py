@@ -422,6 +422,23 @@ def test_no_texts_are_empty_columns(model: type[BaseModel]) -> None:
     same(model, [None, None])
 
 
+def test_a_value_that_no_column_holds_is_its_rows_fault() -> None:
+    """A time that in UTC is outside the calendar, however deep, and half a character in a default of the user's."""
+    late, early = "9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"
+    texts = [f'{{"value": "{when}"}}' for when in (late, "2026-01-01T01:00:00+01:00", early)]
+    arrays, problems = Answers(single(dt.datetime)).read(texts)
+    assert arrays[0].to_pylist() == [None, dt.datetime(2026, 1, 1, tzinfo=dt.UTC), None]
+    assert problems[1] is None
+    assert [problem for problem in problems if problem and "outside the years 1 to 9999" in problem] == problems[::2]
+    _, deep = Answers(single(dict[str, list[dt.datetime]])).read([f'{{"value": {{"a": ["{early}"]}}}}'])
+    assert "outside the years" in str(deep[0])
+    half = create_model("Half", value=(str, "\ud800"), name=(str, ...))
+    arrays, problems = Answers(half).read(['{"name": "a"}', '{"name": "b", "value": "c"}', None])
+    assert [array.to_pylist() for array in arrays] == [[None, "c", None], [None, "b", None]]
+    assert "surrogates not allowed" in str(problems[0])
+    assert problems[1:] == [None, None]
+
+
 def test_blocks_join_to_the_same_column_however_they_are_cut() -> None:
     """Values, nested ones too, and the dictionary of the words are those of one block."""
     words = ["good", "bad", "bad", "good", "bad"]
