@@ -335,6 +335,10 @@ def batch_asset(
         )
         if request.endpoint == EMBEDDINGS and {"model", "extra", "body"} & (overrides or {}).keys():
             request = replace(request, output_type=embedding_model(""))  # only the answer tells how long it is
+        if request.output_type is not None:
+            from ractobatch_dagster.results.table import check_answers
+
+            check_answers(request.output_type)
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
         spec = BatchSpec(

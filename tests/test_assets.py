@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
 from ractobatch_dagster import (
     BatchAsset,
@@ -313,6 +314,22 @@ def test_name_and_prefix_make_the_key() -> None:
         batch_asset(model="m", asset_key="b", key_prefix="a")(lambda: None)
     with pytest.raises(ConfigurationError, match="asset_key"):
         batch_asset(model="m", key=["a", "b"], name="b")(lambda: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["custom_id", "llm_status", "llm_error", "llm_request_hash", "user_message"])
+def test_answers_have_no_field_called_as_a_column_of_ours(name: str) -> None:
+    """Such a table cannot land, which is said before it is paid for, however the answer is described."""
+    schema = {"title": "Answer", "type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+    for output in (create_model("Answer", **{name: (str, ...)}), schema):  # type: ignore[call-overload]
+        with pytest.raises(ConfigurationError, match=f"has a column '{name}' beside the answers; call that field"):
+            batch_asset(model="m", name="made", output=output)(lambda: None)
+
+
+def test_answers_fit_into_parquet() -> None:
+    """What no Parquet file holds is refused when the asset is defined, not when its table lands."""
+    output = create_model("Answer", fine=(int, ...), share=(Decimal, Field(max_digits=50, decimal_places=40)))
+    with pytest.raises(ConfigurationError, match=r"the field 'share', which is decimal128\(38, 40\): Scale"):
+        batch_asset(model="m", name="made", output=output)(lambda: None)
 
 
 def test_definitions_can_be_merged(batch_server: LocalServer, tmp_path: Path) -> None:

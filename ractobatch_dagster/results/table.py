@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from ractobatch_dagster.embedding import Embedding
-from ractobatch_dagster.requests.frame import CUSTOM_ID, REQUEST_HASH
+from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH
 from ractobatch_dagster.requests.hashes import to_hex
 from ractobatch_dagster.results.answers import Answers
 from ractobatch_dagster.results.cost import Prices, batch_costs
@@ -16,7 +18,7 @@ from ractobatch_dagster.results.cost import Prices, batch_costs
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ResultTable", "answer_names", "cell", "llm_fields", "reserved_names"]
+__all__ = ["ResultTable", "answer_names", "cell", "check_answers", "llm_fields", "reserved_names"]
 
 
 def llm_fields() -> list[pa.Field]:
@@ -65,6 +67,29 @@ def answer_names(output_type: type[BaseModel] | None) -> list[str]:
 def reserved_names(output_type: type[BaseModel] | None) -> list[str]:
     """Every name the result table adds to the user's columns."""
     return [*answer_names(output_type), *(field.name for field in llm_fields())]
+
+
+def check_answers(output_type: type[BaseModel]) -> None:
+    """Refuse an output model whose answers no table could hold, before any are paid for.
+
+    Raises:
+        ConfigurationError: Names the field.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    taken = {PROMPT, *(field.name for field in llm_fields())}
+    for field in Answers(output_type).fields:
+        if field.name in taken:
+            raise ConfigurationError(
+                f"output: the result table has a column {field.name!r} beside the answers; call that field otherwise."
+            )
+        try:
+            pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigurationError(
+                f"output: no Parquet file holds the field {field.name!r}, which is {field.type}: {error}."
+            ) from error
 
 
 class ResultTable:
