@@ -104,6 +104,8 @@ class RequestTemplate:
         """The body of one request; what is given here goes before what the template says."""
         given = {"model": self.model, **self.extra, **(extra or {})}
         temperature = self.temperature if temperature is None else temperature
+        if isinstance(temperature, float) and temperature.is_integer():
+            temperature = int(temperature)  # 0 and 0.0 are one question, and have one hash
         most = self.max_tokens if max_tokens is None else max_tokens
         if self.endpoint == EMBEDDINGS:
             made: dict[str, Any] = {"input": text, "encoding_format": "base64"}
