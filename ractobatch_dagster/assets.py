@@ -333,7 +333,8 @@ def batch_asset(
             extra=dict(extra or {}),
             endpoint=endpoint_path(endpoint),
         )
-        if request.endpoint == EMBEDDINGS and {"model", "extra", "body"} & (overrides or {}).keys():
+        own = Overrides(overrides, TURNS[request.endpoint]) if overrides else None
+        if request.endpoint == EMBEDDINGS and own and {"model", "extra", "body"} & own.columns.keys():
             request = replace(request, output_type=embedding_model(""))  # only the answer tells how long it is
         if request.output_type is not None:
             from ractobatch_dagster.results.table import check_answers
@@ -346,7 +347,7 @@ def batch_asset(
             submission_asset=None if blocking else sending.key,
             template=request,
             prompts=PromptTemplate(template) if template is not None else None,
-            overrides=Overrides(overrides, TURNS[request.endpoint]) if overrides else None,
+            overrides=own,
             resource_key=resource_key,
             key=column_name(key),
             partition_by=partition_by,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-__all__ = ["RactoFile", "responses_image", "user_content"]
+__all__ = ["RactoFile", "may_be_picture", "responses_image", "user_content"]
 
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
@@ -27,9 +29,11 @@ class RactoFile:
 
     @classmethod
     def from_path(cls, path: str | Path) -> RactoFile:
-        """Read a file; its MIME type is told from its name."""
+        """Read a file; its MIME type is told from its first bytes, and where these tell nothing from its name."""
         path = Path(path)
-        return cls(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream", path.name)
+        data, (guess, packed) = path.read_bytes(), mimetypes.guess_type(path.name)
+        mime_type = _told(data) or (None if packed else guess)  # what is packed is of no such type
+        return cls(data, mime_type or "application/octet-stream", path.name)
 
     @classmethod
     def from_bytes(cls, data: bytes, mime_type: str, name: str = "") -> RactoFile:
@@ -37,18 +41,26 @@ class RactoFile:
         return cls(data, mime_type, name)
 
     @classmethod
-    def from_content(cls, data: bytes) -> RactoFile:
-        """A picture or a PDF from memory; its kind is told from its first bytes.
+    def from_content(cls, data: bytes, name: str = "", *, texts: bool = False) -> RactoFile:
+        """A picture or a PDF; its kind is told from its first bytes, and so the same on every machine.
+
+        Args:
+            data: The bytes.
+            name: What the file is called.
+            texts: Whether anything else that is UTF-8 is a text.
 
         Raises:
-            ValueError: It is neither JPEG, PNG, GIF, WebP nor PDF.
+            ValueError: It is neither JPEG, PNG, GIF, WebP nor PDF, nor a text.
         """
-        for start, mime_type in _MAGIC:
-            if data.startswith(start):
-                return cls(data, mime_type, f"file.{mime_type.rpartition('/')[2]}")
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return cls(data, "image/webp", "file.webp")
-        raise ValueError(f"{len(data)} bytes are neither JPEG, PNG, GIF, WebP nor PDF")
+        mime_type = _told(data)
+        if mime_type is not None:
+            return cls(data, mime_type, name or f"file.{mime_type.rpartition('/')[2]}")
+        if texts and data and _is_text(data):
+            return cls(data, "text/plain", name)
+        raise ValueError(
+            f"{len(data)} bytes{name and f' of {name!r}'} are neither JPEG, PNG, GIF, WebP nor PDF"
+            + (", nor text in UTF-8" if texts else "")
+        )
 
     @property
     def base64_data(self) -> str:
@@ -82,6 +94,34 @@ _MAGIC = (
     (b"GIF8", "image/gif"),
     (b"%PDF", "application/pdf"),
 )
+
+
+def _told(data: bytes) -> str | None:
+    """The MIME type that the first bytes tell, if they do."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((mime_type for start, mime_type in _MAGIC if data.startswith(start)), None)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+_OTHER = re.compile(
+    r"\.(pdf|txt|md|csv|tsv|jsonl?|xml|ya?ml|rtf|docx?|odt|pptx?|odp|xlsx?|ods|zip|gz|mp3|wav|m4a|mp4|mov)$",
+    re.IGNORECASE,
+)
+"""How an address ends at which there is surely no picture."""
+
+
+def may_be_picture(address: str) -> bool:
+    """Whether what stands at an address, or in one that begins with `data:`, may be a picture, as far as that tells."""
+    if address.startswith("data:"):
+        return address.startswith("data:image/")
+    return _OTHER.search(urlsplit(address).path) is None
 
 
 def user_content(text: str, files: Sequence[RactoFile], provider: str) -> dict[str, Any]:
@@ -153,7 +193,10 @@ def _ollama(text: str, files: Sequence[RactoFile]) -> dict[str, Any]:
 
 
 def _decoded(file: RactoFile) -> str:
-    return file.data.decode("utf-8", errors="replace")
+    try:
+        return file.data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file!r} is no text in UTF-8: {error}") from error
 
 
 _SHAPES: dict[str, Callable[[RactoFile | str], dict[str, Any]]] = {

@@ -113,6 +113,56 @@ def test_responses_have_parts_of_their_own() -> None:
     assert address["input"][-1]["content"][0] == {"type": "input_image", "image_url": ADDRESS, "detail": "auto"}
 
 
+def test_a_path_is_told_by_what_the_file_holds(tmp_path: Path) -> None:
+    """Not by its name, of which every machine has its own opinion; what is UTF-8 is a text, and nothing else goes."""
+    requests = Requests("p", RequestTemplate("m"), Overrides({"files": "files"}))
+
+    def content(name: str, data: bytes) -> dict[str, Any]:
+        (tmp_path / name).write_bytes(data)
+        (body,) = requests.bodies(block(files=[str(tmp_path / name)]), ["what?"], named)
+        return dict(body["messages"][-1]["content"][0])
+
+    for name in ("photo", "photo.bin", "photo.txt"):
+        assert content(name, PNG)["image_url"]["url"] == url(PNG, "image/png")
+    assert content("scan", PDF)["file"] == {"filename": "scan", "file_data": url(PDF, "application/pdf")}
+    for name in ("notes", "notes.md", "lines.jsonl"):
+        assert content(name, "Größe".encode()) == {"type": "text", "text": "Größe"}
+    for name, data in {
+        "notes.txt.gz": b"\x1f\x8b\x08\x00", "x.zip": b"PK\x03\x04\xff", "latin.txt": "Größe".encode("latin-1"),
+        "clip.ts": b"G\x40\x00\xff", "wide.txt": "a".encode("utf-16-le"), "empty.txt": b"",
+    }.items():  # fmt: skip
+        with pytest.raises(InvalidInputError, match=f"row 0: 'files', its files, .* of '{name}' are neither JPEG"):
+            content(name, data)
+
+
+def test_addresses_are_of_pictures_or_say_what_they_are() -> None:
+    """What a `data:` address holds goes as the file that it is; at other addresses chat finds pictures only."""
+    requests = Requests("p", RequestTemplate("m"), Overrides({"files": "files"}))
+    held = [url(PDF, "application/pdf"), url(b"a note", "text/plain"), "data:,a%20note", url(PNG, "image/png")]
+    (body,) = requests.bodies(block(files=[held]), ["what?"], named)
+    document, *notes, picture, _ = body["messages"][-1]["content"]
+    assert document["file"] == {"filename": "file.pdf", "file_data": url(PDF, "application/pdf")}
+    assert notes == [{"type": "text", "text": "a note"}] * 2
+    assert picture == {"type": "image_url", "image_url": {"url": url(PNG, "image/png")}}
+    for wrong, why in {
+        "https://example.org/a.PDF?v=1": "by their addresses chat takes pictures only",
+        url(b"\xff", "audio/wav"): "neither JPEG, PNG, GIF, WebP nor PDF, nor text in UTF-8",
+        "data:application/pdf;base64,&": "",
+    }.items():
+        with pytest.raises(InvalidInputError, match=f"row 0: 'files', its files, .*{why}"):
+            requests.bodies(block(files=[wrong]), ["what?"], named)
+
+
+def test_responses_fetch_documents_too() -> None:
+    """What by its address is none of pictures is a file."""
+    requests = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"files": "files"}, "input"))
+    (body,) = requests.bodies(block(files=[["https://example.org/a.pdf", "https://example.org/a"]]), ["what?"], named)
+    assert body["input"][-1]["content"][:2] == [
+        {"type": "input_file", "file_url": "https://example.org/a.pdf"},
+        {"type": "input_image", "image_url": "https://example.org/a", "detail": "auto"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [

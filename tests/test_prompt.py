@@ -191,11 +191,15 @@ def test_file_properties() -> None:
 
 
 def test_file_from_path(tmp_path: Path) -> None:
-    """The MIME type is told from the name; an unknown one is plain bytes; no file is an error."""
+    """The MIME type is told from content, else from the name; an unknown one is plain bytes; no file is an error."""
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
     (tmp_path / "a.zzz").write_bytes(b"?")
     assert RactoFile.from_path(tmp_path / "a.pdf") == RactoFile(b"%PDF", "application/pdf", "a.pdf")
     assert RactoFile.from_path(str(tmp_path / "a.zzz")).mime_type == "application/octet-stream"
+    (tmp_path / "a.bin").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "a.txt.gz").write_bytes(b"\x1f\x8b")
+    assert RactoFile.from_path(tmp_path / "a.bin").is_image
+    assert not RactoFile.from_path(tmp_path / "a.txt.gz").is_text
     with pytest.raises(FileNotFoundError):
         RactoFile.from_path(tmp_path / "none")
 
@@ -242,3 +246,9 @@ def test_what_a_provider_cannot_take_is_refused(provider: str, file: RactoFile) 
     """An unknown provider, or a file it cannot take, is a ValueError that says so."""
     with pytest.raises(ValueError, match=r"zip|pdf|bard"):
         user(provider, file)
+
+
+def test_a_text_of_another_encoding_is_refused() -> None:
+    """Rather than sent with what it has beyond ASCII replaced."""
+    with pytest.raises(ValueError, match=r"RactoFile\(name='d.txt', .* is no text in UTF-8"):
+        user("openai", RactoFile("grüße".encode("latin-1"), "text/plain", "d.txt"))

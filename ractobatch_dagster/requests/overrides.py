@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
-from ractobatch_dagster.attachment import RactoFile
+from ractobatch_dagster.attachment import RactoFile, may_be_picture
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
 from ractobatch_dagster.requests.frame import PROMPT, open_frame
 
@@ -49,6 +52,10 @@ class Overrides:
     """
 
     def __init__(self, columns: Mapping[str, str], turns: str | None = "messages") -> None:
+        if not isinstance(columns, Mapping):
+            raise ConfigurationError(
+                f"overrides: {columns!r} names no columns by what they say. Give a dict, such as {{'model': 'column'}}."
+            )
         for name, column in columns.items():
             if name not in OVERRIDES:
                 raise ConfigurationError(f"overrides: {name!r} is none of {', '.join(OVERRIDES)}.")
@@ -62,8 +69,8 @@ class Overrides:
             "temperature": _temperature,
             "max_tokens": _max_tokens,
             "system": _text,
-            "extra": _extra,
-            "files": _files,
+            "extra": self._extra,
+            "files": self._files,
             "body": self._body,
         }
 
@@ -93,7 +100,14 @@ class Overrides:
         said = {name: self._read(name, block, named) for name in self.columns}
         if not said:
             return [Own()] * len(block)
-        return [Own(**dict(zip(said, values, strict=True))) for values in zip(*said.values(), strict=True)]
+        made = [Own(**dict(zip(said, values, strict=True))) for values in zip(*said.values(), strict=True)]
+        both = next((row for row, own in enumerate(made) if own.body is not None and own.files), None)
+        if both is not None:
+            raise InvalidInputError(
+                f"{named(both)} has files, in {self.columns['files']!r}, and a whole body, which is sent as it is. Put "
+                "them into the body."
+            )
+        return made
 
     def prompts(self, frame: Any, *, what: str) -> Any:
         """The frame with a `user_message` for every row that gives its whole body: what the last message says.
@@ -159,8 +173,52 @@ class Overrides:
         return body
 
     def _last_words(self, body: Mapping[str, Any]) -> str:
-        content = body["input"] if self._turns is None else body[self._turns][-1].get("content")
-        return content if isinstance(content, str) and content.strip() else json.dumps(content, ensure_ascii=False)
+        last = {"content": body["input"]} if self._turns is None else body[self._turns][-1]
+        words = last.get("content") or last  # a call of a tool has no content
+        if not isinstance(words, str) or not words.strip():
+            words = json.dumps(words, ensure_ascii=False)
+        # half a character is refused with the body, which names its row
+        return words.encode("utf-8", "replace").decode("utf-8")
+
+    def _extra(self, value: Any) -> str:
+        given, turns = _object(value), self._turns or "input"
+        if "model" in given:
+            raise ValueError("names a model, which has a column of its own: overrides={'model': …}")
+        if turns in given:
+            raise ValueError(f"must not replace `{turns}`; a whole body may say them: overrides={{'body': …}}")
+        try:
+            return json.dumps(given, sort_keys=True)
+        except TypeError as error:
+            raise ValueError(f"cannot be written as JSON: {error}") from error
+
+    def _files(self, value: Any) -> tuple[RactoFile | str, ...] | None:
+        return tuple(map(self._file, value if isinstance(value, list) else [value])) or None
+
+    def _file(self, value: Any) -> RactoFile | str:
+        if isinstance(value, bytes):
+            return RactoFile.from_content(value)
+        if not isinstance(value, str):
+            raise ValueError(f"holds no file but {value!r}")
+        if value.startswith(("https://", "http://", "data:")):
+            return value if may_be_picture(value) else self._other(value)
+        try:
+            path = Path(value)
+            return RactoFile.from_content(path.read_bytes(), path.name, texts=True)
+        except OSError as error:
+            raise ValueError(f"is neither an address nor a file: {error}") from error
+
+    def _other(self, address: str) -> RactoFile | str:
+        """What is no picture: within a `data:` URL the file, and by an address what the Responses API fetches."""
+        if address.startswith("data:"):
+            said, _, rest = address.removeprefix("data:").partition(",")
+            data = unquote_to_bytes(rest)
+            return RactoFile.from_content(b64decode(data) if said.endswith(";base64") else data, texts=True)
+        if self._turns == "messages":
+            raise ValueError(
+                f"names {address!r}, and by their addresses chat takes pictures only. Give its path or its bytes, or "
+                "set endpoint='responses'"
+            )
+        return address
 
 
 def _unsaid(value: Any) -> bool:
@@ -201,30 +259,6 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"is no number but {value!r}") from error
-
-
-def _extra(value: Any) -> str:
-    given = _object(value)
-    if "model" in given:
-        raise ValueError("names a model, which has a column of its own: overrides={'model': …}")
-    return json.dumps(given, sort_keys=True)
-
-
-def _files(value: Any) -> tuple[RactoFile | str, ...] | None:
-    return tuple(map(_file, value if isinstance(value, list) else [value])) or None
-
-
-def _file(value: Any) -> RactoFile | str:
-    if isinstance(value, bytes):
-        return RactoFile.from_content(value)
-    if not isinstance(value, str):
-        raise ValueError(f"holds no file but {value!r}")
-    if value.startswith(("https://", "http://", "data:")):
-        return value
-    try:
-        return RactoFile.from_path(value)
-    except OSError as error:
-        raise ValueError(f"is neither an address nor a file: {error}") from error
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ractobatch_dagster.attachment import RactoFile, responses_image, user_content
+from ractobatch_dagster.attachment import RactoFile, may_be_picture, responses_image, user_content
 from ractobatch_dagster.errors import InvalidInputError
 from ractobatch_dagster.requests.body import RESPONSES, TURNS, RequestTemplate, is_reasoning_model
 from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
@@ -193,10 +193,10 @@ def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list
     for one in files:
         if isinstance(one, RactoFile):
             parts += user_content("", [one], shape)["content"][:1]
+        elif endpoint != RESPONSES:
+            parts.append({"type": "image_url", "image_url": {"url": one}})
         else:
-            parts.append(
-                responses_image(one) if endpoint == RESPONSES else {"type": "image_url", "image_url": {"url": one}}
-            )
+            parts.append(responses_image(one) if may_be_picture(one) else {"type": "input_file", "file_url": one})
     kind = "input_text" if endpoint == RESPONSES else "text"
     return [*parts, {"type": kind, "text": text}]
 

@@ -225,6 +225,8 @@ CASES: dict[str, Case] = {
                            endpoint="responses", overrides={"body": "request"}),
     "responses_files": case(_SHOWN, endpoint="responses", overrides={"files": "files"}),
     "responses_files_named": case(_NAMED, endpoint="responses", overrides={"files": "files"}),
+    "responses_files_fetched": case({"user_message": ["a"], "files": [["https://example.org/a.pdf"]]},
+                                    endpoint="responses", overrides={"files": "files"}),
     "embeddings": case(model="text-embedding-3-small", endpoint="embeddings"),
     "embeddings_dimensions": case(model="text-embedding-3-large", endpoint="embeddings", extra={"dimensions": 256}),
     "embeddings_floats": case(model="text-embedding-3-small", endpoint="embeddings",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
-from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.body import EMBEDDINGS, RequestTemplate
 from ractobatch_dagster.requests.encode import Encoder, escape
 from ractobatch_dagster.requests.overrides import OVERRIDES, Overrides, Own
 from ractobatch_dagster.requests.rendering import Requests
@@ -140,7 +143,11 @@ def test_other_questions_have_other_hashes() -> None:
         ("body", '{"messages": []}', "has no `messages`"),
         ("body", '{"messages": ["a"]}', "has no `messages`"),
         ("body", '{"model": 1, "messages": [{}]}', "names no model but 1"),
-        ("extra", '{"messages": []}', "`extra` must not replace `messages`"),
+        ("extra", '{"messages": []}', "its extra, must not replace `messages`"),
+        ("extra", '{"messages": null}', "its extra, must not replace `messages`"),
+        ("extra", '{"model": null}', "names a model"),
+        ("extra", {"top_p": Decimal("0.5")}, "its extra, cannot be written as JSON"),
+        ("body", {"messages": [{"role": "user"}], "metadata": {"day": date(2026, 1, 1)}}, "cannot be written as JSON"),
         ("extra", '{"a": NaN}', "cannot be written as JSON"),
     ],
 )
@@ -151,6 +158,29 @@ def test_what_cannot_be_sent_is_refused_with_its_row(column: str, value: Any, wh
         Requests("p", TEMPLATE, ALL).render(some, ["x", "y"], named)
     assert str(caught.value).startswith("row 1: ")
     assert why in str(caught.value)
+
+
+def test_a_row_has_its_turns_from_nothing_but_prompt_files_and_body() -> None:
+    """An `extra` with turns of its own would lose the prompt, or the files that go with it; so would a whole body."""
+    for said in ("null", "[]", '[{"role": "user", "content": "mine"}]'):
+        some = block(files=[["https://example.org/a.png"]], extra=[f'{{"messages": {said}}}'])
+        with pytest.raises(InvalidInputError, match="row 0: 'extra', its extra, must not replace `messages`"):
+            Requests("p", TEMPLATE, ALL).bodies(some, ["x"], named)
+    some = block(files=[None, ["https://example.org/a.png"]], body=['{"messages": [{"role": "user"}]}'] * 2)
+    with pytest.raises(InvalidInputError, match="row 1 has files, in 'files', and a whole body"):
+        Requests("p", TEMPLATE, ALL).bodies(some, ["x", "y"], named)
+    with pytest.raises(InvalidInputError, match="its extra, must not replace `input`"):
+        Requests("p", RequestTemplate("m", endpoint=EMBEDDINGS), Overrides({"extra": "extra"}, None)).bodies(
+            block(extra=['{"input": "other"}']), ["x"], named
+        )
+
+
+def test_a_temperature_is_one_number_however_it_is_written() -> None:
+    """A column of numbers is one of floats where some are missing; what all rows share is as somebody wrote it."""
+    for shared, own in ((0, 0.0), (1.0, 1), (0.5, 0.5), (2, 2.0)):
+        template = RequestTemplate("m", temperature=shared)
+        hashes = Requests("p", template, ALL).render(block(temperature=[None, own]), ["x", "x"], named).hashes
+        assert hashes[0] == hashes[1] == Encoder.of("p", replace(template, temperature=own)).hashes([escape("x")])[0]
 
 
 def test_nan_says_nothing() -> None:
@@ -165,6 +195,9 @@ def test_columns_must_be_there() -> None:
         Overrides({"top_p": "p"})
     with pytest.raises(ConfigurationError, match="needs the name of a column"):
         Overrides({"model": ""})
+    for no_mapping in (["model"], "model"):
+        with pytest.raises(ConfigurationError, match="Give a dict, such as"):
+            Overrides(no_mapping)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="has no column 'm', which overrides= names as 'model'"):
         Overrides({"model": "m"}).check(pa.schema([("a", pa.string())]), "the frame")
 
@@ -189,3 +222,17 @@ def test_a_body_tells_what_the_prompt_is() -> None:
     assert filled["user_message"].to_pylist() == ["mine", json.dumps(parts, ensure_ascii=False), "other"]
     assert filled.column_names == ["body", "user_message"]
     assert Overrides({"model": "m"}).prompts(frame, what="the frame") is frame
+
+
+def test_a_last_message_may_have_no_text() -> None:
+    """People see the message itself then, a call of a tool, say; half a character fails with its row's name, later."""
+    call = {"role": "assistant", "content": None, "tool_calls": []}
+    said = [{"messages": [call]}, {"messages": [{"role": "user", "content": "\ud83d"}]}]
+    frame = pa.table({"body": [json.dumps(one) for one in said]})
+    (shown, half) = ALL_BODY.prompts(frame, what="the frame").read_all()["user_message"].to_pylist()
+    assert (json.loads(shown), half) == (call, "?")
+    with pytest.raises(InvalidInputError, match="row 1: the text holds half a character"):
+        Requests("p", TEMPLATE, ALL_BODY).render(frame.to_batches()[0], [shown, half], named)
+
+
+ALL_BODY = Overrides({"body": "body"})
