@@ -69,7 +69,7 @@ class Source(dg.Model, dg.Resolvable):
 
         Raises:
             ConfigurationError: It names the partition, and the run is not for one; or DuckDB is not installed.
-            InvalidInputError: There is no such file, or the query fails.
+            InvalidInputError: There is no such file, or the query fails; reading the rows raises it too.
         """
         if self.by_partition and partition is None:
             raise ConfigurationError("source: it names the partition, and this run is not for exactly one.")

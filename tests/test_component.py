@@ -376,6 +376,7 @@ def test_rows_that_cannot_be_read_fail_the_run(batch_server: LocalServer, tmp_pa
     for source, message in (
         ("{file: 'no/*.csv'}", "There is no file"),
         ("{sql: select nothing}", "query of the source fails"),
+        ("{sql: \"select cast('a' || range as int) as body from range(9)\"}", "The query of frame 0 of"),
     ):
         with loaded(attributes(f"source: {source}")) as defs:
             run = project(batch_server, tmp_path / source[1:4], defs).run("triage_submission")

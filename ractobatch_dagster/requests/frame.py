@@ -152,7 +152,7 @@ def _opened(frame: Any, what: str) -> _Opened:
     if module == "polars" and hasattr(frame, "collect"):
         return _lazy(frame)
     if module == "duckdb" and hasattr(frame, "fetch_arrow_reader"):  # the stream of older ones takes no schema
-        return _arrow(getattr(frame, "to_arrow_reader", frame.fetch_arrow_reader)(BLOCK))
+        return _queried(frame, what)
     if module == "pyarrow" and hasattr(frame, "scanner"):
         return _dataset(frame)
     if module == "pyarrow" and hasattr(frame, "dataset_schema"):  # a scanner reads ahead as far as it was told to
@@ -170,6 +170,27 @@ def _opened(frame: Any, what: str) -> _Opened:
 
 def _arrow(reader: pa.RecordBatchReader) -> _Opened:
     return reader.schema, iter(reader)
+
+
+def _queried(relation: Any, what: str) -> _Opened:
+    """A relation of DuckDB's, which is run only now: what fails later comes as an error of the stream's."""
+    import duckdb
+
+    def failed(error: Exception) -> InvalidInputError:
+        return InvalidInputError(f"The query of {what} fails: {error}")
+
+    try:
+        reader = getattr(relation, "to_arrow_reader", relation.fetch_arrow_reader)(BLOCK)
+    except duckdb.Error as error:
+        raise failed(error) from error
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except OSError as error:
+            raise failed(error) from error
+
+    return reader.schema, batches()
 
 
 def _pandas(frame: Any, what: str) -> _Opened:

@@ -390,3 +390,12 @@ def test_streams_are_read_by_another_thread() -> None:
         thread.start()
         thread.join()
     assert [table.to_pydict() for table in tables] == [ROWS, ROWS]
+
+
+@pytest.mark.parametrize("wrong", [0, 200_000])
+def test_a_query_that_fails_says_so(wrong: int) -> None:
+    """Whether it does at once, or when most of its rows have been read."""
+    relation = duckdb.sql(f"select cast(if(range = {wrong}, 'a', '1') as int) as n from range(300000)")
+    with pytest.raises(InvalidInputError, match=r"The query of the frame fails: .*Could not convert string 'a'"):
+        for _ in open_frame(relation):
+            pass
