@@ -72,6 +72,17 @@ def test_rows_are_the_first_or_drawn_at_random(batch_server: LocalServer) -> Non
     assert previewed(batch_server, frame, rows=99).table.num_rows == 25
 
 
+def test_partitions_have_the_same_columns(batch_server: LocalServer) -> None:
+    """As in a submission, whatever rows are drawn."""
+    frames = {
+        "a": pd.DataFrame({"id": [1], "user_message": ["x"], "size": [1]}),
+        "b": pd.DataFrame({"id": [2], "user_message": ["y"], "size": ["large"]}),
+    }
+    for rows in (1, 2):
+        with pytest.raises(InvalidInputError, match="have columns of different types"):
+            preview(frames, Rules(key="id"), TEMPLATE, provider(batch_server), rows=rows)
+
+
 def test_a_refused_request_is_a_row_with_its_error(batch_server: LocalServer) -> None:
     """What is wrong with a parameter is seen here, not a day later."""
     frame = pd.DataFrame({"id": [1], "user_message": ["a"]})

@@ -21,7 +21,7 @@ from ractobatch_dagster.results.cost import Prices, batch_cost
 from ractobatch_dagster.results.outcomes import ANSWERED, Columns, as_values
 from ractobatch_dagster.results.table import ResultTable, answer_names, cell
 from ractobatch_dagster.submission.answered import FINAL
-from ractobatch_dagster.submission.sealing import Rules
+from ractobatch_dagster.submission.sealing import Rules, one_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,6 +112,7 @@ def preview(
     import pyarrow as pa
 
     sample, requests = _Sample(rows, seed), Requests(provider.identity, template, overrides)
+    schemas = []
     for key, frame in frames.items():
         stream = open_frame(frame, what=rules.where(key))
         rules.check(stream.schema, key)
@@ -123,8 +124,10 @@ def preview(
             requests.check_rows(block, named)
             sample.add(block, prompts, named)
             place += len(block)
+        schemas += [stream.schema] if place else []
     if not sample.kept:
         raise InvalidInputError(f"{rules.where(next(iter(frames), None))} has no row with a prompt to preview.")
+    one_schema(schemas, rules)
     given = pa.concat_tables([row for row, _, _ in sample.kept], promote_options="permissive").combine_chunks()
     asked = given.to_batches()[0], [prompt for _, prompt, _ in sample.kept], lambda row: sample.kept[row][2]
     hashes, bodies = requests.render(*asked).hashes, requests.bodies(*asked)

@@ -100,7 +100,7 @@ def seal_rows(
         requests.check(stream.schema, rules.where(key))
     begun = {key: _begun(stream) for key, stream in streams.items()}
     telling = [stream.schema for stream, rows in begun.values() if rows]
-    schema = _one_schema(telling or [stream.schema for stream in streams.values()][:1], rules)
+    schema = one_schema(telling or [stream.schema for stream in streams.values()][:1], rules)
     fields = sealed_fields(own=requests.overrides is not None)
     writer, shares = RowsWriter(files, pa.schema([*schema, *fields]), folder), []
     told = now()
@@ -142,7 +142,7 @@ def _told_apart(schema: pa.Schema) -> pa.Schema:
     return schema.append(sealed_fields()[0]).remove(schema.get_field_index(PROMPT))
 
 
-def _one_schema(schemas: Sequence[pa.Schema], rules: Rules) -> pa.Schema:
+def one_schema(schemas: Sequence[pa.Schema], rules: Rules) -> pa.Schema:
     """The columns of all partitions; one that is all null somewhere has the type that it has elsewhere."""
     import pyarrow as pa
     import pyarrow.parquet as pq
