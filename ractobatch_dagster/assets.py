@@ -26,7 +26,7 @@ from ractobatch_dagster.chosen_checks import BatchCheck
 from ractobatch_dagster.computing import all_in_one, asset_of, storage, submission_step, table_step
 from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.previewing import estimate_asset, preview_asset
+from ractobatch_dagster.previewing import check_partition, estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
 from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate
 from ractobatch_dagster.requests.overrides import Overrides
@@ -101,7 +101,7 @@ class BatchAsset:
             partition: The partition that the function's context names.
 
         Raises:
-            ConfigurationError: Something that the function takes is not there.
+            ConfigurationError: Something that the function takes, or the partition, is not there.
             InvalidInputError: A row or a column cannot be sent.
             ProviderError: The provider could not be asked.
 
@@ -110,6 +110,7 @@ class BatchAsset:
             print(verdicts.preview(resource, {"reviews": pd.read_csv("reviews.csv")}))
             ```
         """
+        check_partition(self, partition)
         return preview_asset(
             self.spec,
             self.signature,
@@ -142,9 +143,10 @@ class BatchAsset:
             inputs: A folder for the input files, as they would be sent.
 
         Raises:
-            ConfigurationError: Something that the function takes is not there.
+            ConfigurationError: Something that the function takes, the partition, or the folder is not there.
             InvalidInputError: A row or a column cannot be sent.
         """
+        check_partition(self, partition)
         return estimate_asset(
             self.spec,
             self.signature,

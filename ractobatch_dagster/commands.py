@@ -290,6 +290,9 @@ def _named_asset(arguments: Arguments) -> tuple[BatchAsset, dict[str, Any]]:
         asset = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"There is no {arguments.asset!r}: {error}. Give MODULE:NAME.") from error
+    unnamed = [one for one in arguments.frame if not all(one.partition("="))]
+    if unnamed:
+        raise ConfigurationError(f"--frame {unnamed[0]}: give NAME=FILE, the name being what the function calls it.")
     return loaded_from_files(asset, dict(one.partition("=")[::2] for one in arguments.frame))
 
 
@@ -299,7 +302,6 @@ def _estimate(arguments: Arguments) -> None:
     asset, given = _named_asset(arguments)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         resource = OpenAIBatchResource(
-            api_key="not used",
             root=arguments.root or folder,
             base_url=arguments.base_url,
             provider=arguments.provider,
@@ -314,9 +316,10 @@ def _estimate(arguments: Arguments) -> None:
 
 
 def _preview(arguments: Arguments) -> None:
-    from ractobatch_dagster.previewing import preview_asset
+    from ractobatch_dagster.previewing import check_partition, preview_asset
 
     asset, given = _named_asset(arguments)
+    check_partition(asset, arguments.partition)
     store = _store(arguments) if arguments.root else None  # it is needed for the local server only
     made = preview_asset(
         asset.spec,

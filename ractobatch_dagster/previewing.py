@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SubmissionConfig",
+    "check_partition",
     "estimate_asset",
     "estimate_run",
     "loaded_from_files",
@@ -133,7 +134,7 @@ def estimate_run(
 
     made = estimate(
         frames,
-        spec.terms(resource, context.run.run_id),
+        spec.terms(resource, context.run.run_id, resource.unasked()),
         table=spec.table(resource),
         now=resource.now,
         progress=context.log.info,
@@ -161,7 +162,7 @@ def estimate_asset(
 
     return estimate(
         {partition: _frame(spec, signature, arguments, partition)},
-        spec.terms(resource, ""),
+        spec.terms(resource, "", resource.unasked()),
         table=spec.table(resource),
         inputs=inputs,
         now=time.time,
@@ -191,6 +192,25 @@ def preview_asset(
     return preview(
         given, spec.rules, spec.template, provider, overrides=spec.overrides, rows=rows, seed=seed, prices=prices
     )
+
+
+def check_partition(asset: BatchAsset, partition: str | None) -> None:
+    """Refuse a partition that the asset does not have, or none where it has some.
+
+    Raises:
+        ConfigurationError: Says which.
+    """
+    defined, name = asset.table.partitions_def, asset.spec.name
+    if defined is None and partition is not None:
+        raise ConfigurationError(f"{name!r} has no partitions, and {partition!r} was given as one.")
+    if defined is not None and partition is None and asset.spec.partition_by is None:
+        raise ConfigurationError(f"{name!r} is partitioned: say of which partition the rows are (`partition`).")
+    # which keys there are of those that somebody adds at run time, only an instance tells
+    if isinstance(defined, _KNOWN) and partition is not None and not defined.has_partition_key(partition):
+        raise ConfigurationError(f"{name!r} has no partition {partition!r}.")
+
+
+_KNOWN = (dg.StaticPartitionsDefinition, dg.TimeWindowPartitionsDefinition)
 
 
 def _frame(spec: BatchSpec, signature: Signature, arguments: Mapping[str, Any], partition: str | None) -> Any:

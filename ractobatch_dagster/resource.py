@@ -172,28 +172,40 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             ConfigurationError: There is no key, or no such kind of provider.
         """
         if self._provider is None:
-            from ractobatch_dagster.provider.client import Account, Provider
-            from ractobatch_dagster.provider.profile import PROFILES
-
-            if self.provider not in (None, *PROFILES):
-                raise ConfigurationError(f"provider={self.provider!r} is none of {', '.join(PROFILES)}.")
             base_url, api_key = self._address()
             if not (api_key or os.environ.get("OPENAI_API_KEY")):
                 raise ConfigurationError("There is no API key: set OPENAI_API_KEY, or give `api_key` to the resource.")
-            self._provider = Provider(
-                Account(
-                    api_key=api_key,
-                    base_url=base_url,
-                    organization=self.organization,
-                    project=self.project,
-                    timeout=self.timeout,
-                    max_retries=self.max_retries,
-                    default_headers=self.default_headers or None,
-                    kind=self.provider,
-                )
-            )
+            self._provider = self._made(base_url, api_key)
         built: Provider = self._provider
         return built
+
+    def unasked(self) -> Provider:
+        """The provider for those who only want to know which it is: without a key, and without a local server.
+
+        Raises:
+            ConfigurationError: There is no such kind of provider.
+        """
+        built: Provider = self._provider or self._made(self.base_url, "none")
+        return built
+
+    def _made(self, base_url: str | None, api_key: str | Callable[[], str] | None) -> Provider:
+        from ractobatch_dagster.provider.client import Account, Provider
+        from ractobatch_dagster.provider.profile import PROFILES
+
+        if self.provider not in (None, *PROFILES):
+            raise ConfigurationError(f"provider={self.provider!r} is none of {', '.join(PROFILES)}.")
+        return Provider(
+            Account(
+                api_key=api_key,
+                base_url=base_url,
+                organization=self.organization,
+                project=self.project,
+                timeout=self.timeout,
+                max_retries=self.max_retries,
+                default_headers=self.default_headers or None,
+                kind=self.provider,
+            )
+        )
 
     def processor(self, model: str = "gpt-4o-mini", *, default_prompt: Any = None) -> OpenAIBatchProcessor:
         """A batch processor on this account, for one batch at a time inside an asset or op of your own."""
@@ -216,7 +228,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         """How input files are cut: the provider's limits, or smaller ones if given."""
         from ractobatch_dagster.requests.cut import Limits
 
-        profile = self.get_provider().profile
+        profile = self.unasked().profile
         return Limits(
             max_requests=min(profile.max_requests, self.max_requests_per_batch or profile.max_requests),
             max_bytes=min(profile.max_bytes, self.max_bytes_per_batch or profile.max_bytes),

@@ -15,6 +15,7 @@ from ractobatch_dagster.resource import OpenAIBatchResource
 from ractobatch_dagster.reuse import Reuse
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.submission.files import TableFiles
     from ractobatch_dagster.submission.opening import OnChange, Terms
     from ractobatch_dagster.submission.sealing import Rules
@@ -126,12 +127,12 @@ class BatchSpec:
             name=f"the frame of {self.name!r}",
         )
 
-    def terms(self, resource: OpenAIBatchResource, run_id: str) -> Terms:
-        """What the requests of one submission share."""
+    def terms(self, resource: OpenAIBatchResource, run_id: str, provider: Provider | None = None) -> Terms:
+        """What the requests of one submission share; the provider is the resource's own where none is given."""
         from ractobatch_dagster.submission.opening import Terms
 
         return Terms(
-            provider=resource.get_provider().identity,
+            provider=(provider or resource.get_provider()).identity,
             template=self.template,
             limits=resource.limits(),
             completion_window=self.completion_window,

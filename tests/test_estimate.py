@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 import pytest
 
-from ractobatch_dagster import ConfigurationError, InvalidInputError, batch_asset, cli
+from ractobatch_dagster import ConfigurationError, InvalidInputError, OpenAIBatchResource, batch_asset, cli
 from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.requests import tokens
 from ractobatch_dagster.requests.tokens import counter
 from ractobatch_dagster.results.cost import answers_cost, prompts_cost
 from ractobatch_dagster.submission import estimating
@@ -147,6 +149,70 @@ def test_a_folder_with_other_files_is_refused(batch_server: LocalServer, tmp_pat
         asked.estimate(resource, {"rows": prompts(1)}, inputs=tmp_path / "inputs")
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv/below"])
+def test_what_cannot_be_a_folder_is_seen_first(batch_server: LocalServer, tmp_path: Path, name: str) -> None:
+    """Before the rows are looked at, which may be many."""
+    (tmp_path / "rows.csv").write_text("user_message")
+    with pytest.raises(ConfigurationError, match=r"rows\.csv.* cannot be a folder for the input files"):
+        asked.estimate(Project(batch_server, tmp_path, []).resource, {"rows": "no frame"}, inputs=tmp_path / name)
+
+
+def test_the_partition_is_one_of_the_assets(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Its last table is looked at: with a wrong one, or none, answers would seem to be unpaid."""
+    resource = Project(batch_server, tmp_path, []).resource
+    parted = batch_asset(model="m", name="parted", partitions_def=dg.StaticPartitionsDefinition(["a"]))(
+        lambda: prompts(2)
+    )
+    added = batch_asset(model="m", name="added", partitions_def=dg.DynamicPartitionsDefinition(name="x"))(
+        lambda: prompts(2)
+    )
+    assert [made.estimate(resource, partition="a").rows for made in (parted, added)] == [2, 2]
+    for ask in (parted.estimate, parted.preview):
+        with pytest.raises(ConfigurationError, match="'parted' is partitioned: say of which"):
+            ask(resource)
+        with pytest.raises(ConfigurationError, match="'parted' has no partition 'b'"):
+            ask(resource, partition="b")
+    with pytest.raises(ConfigurationError, match="'asked' has no partitions, and 'a' was given"):
+        asked.estimate(resource, {"rows": prompts(2)}, partition="a")
+
+
+def test_no_key_and_no_server_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The requests are those of the provider all the same, and so are their hashes."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for kind in ("openai", "local"):
+        resource = OpenAIBatchResource(provider=kind, root=str(tmp_path / kind))  # type: ignore[arg-type]
+        assert asked.estimate(resource, {"rows": prompts(3)}).requests == 3
+        assert not (tmp_path / kind / "local-server").exists()
+    keyed = OpenAIBatchResource(api_key="sk-1", root=str(tmp_path))
+    assert keyed.unasked().identity == keyed.get_provider().identity == "openai https://api.openai.com/v1"
+    with pytest.raises(ConfigurationError, match="There is no API key"):
+        asked.preview(OpenAIBatchResource(root=str(tmp_path)), {"rows": prompts(3)})
+
+
+def test_a_picture_is_in_no_estimate(
+    batch_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where tokens are counted, nor where they are guessed from the bytes."""
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(300_000)
+    frame = pd.DataFrame({"user_message": ["What is it?", "And this?"], "picture": [picture, None]})
+    made = batch_asset(model="gpt-4o-mini", name="seen", overrides={"files": "picture"})(lambda: frame)
+    resource = Project(batch_server, tmp_path, []).resource
+    assert made.estimate(resource).prompt_tokens < 100
+    monkeypatch.setitem(sys.modules, "bpe_openai", None)
+    tokens._tokenizer.cache_clear()
+    guessed = made.estimate(resource)
+    tokens._tokenizer.cache_clear()
+    assert "guessed from the bytes" in guessed.counted
+    assert 100 < guessed.prompt_tokens < 300
+
+
+def test_a_limit_that_is_none_is_not_known(batch_server: LocalServer, tmp_path: Path) -> None:
+    """What the provider would refuse does not make answers cheaper."""
+    made = batch_asset(model="gpt-4o-mini", name="odd", extra={"max_tokens": -5})(lambda: prompts(2))
+    estimate = made.estimate(Project(batch_server, tmp_path, []).resource)
+    assert (estimate.completion_tokens_at_most, estimate.cost_usd_at_most) == (None, None)
+
+
 def test_embeddings_have_no_answers_to_pay_for(batch_server: LocalServer, tmp_path: Path) -> None:
     """Nothing comes on top."""
 
@@ -197,5 +263,7 @@ def test_the_command_needs_no_key(
     cli.main([*command, "--inputs", str(tmp_path / "inputs")])
     assert "7 rows: 7 to ask in 1 batch" in capsys.readouterr().out
     assert len((tmp_path / "inputs" / "00000.jsonl").read_bytes().splitlines()) == 7
+    assert cli.main([*command[:2], "--frame", str(tmp_path / "rows.parquet")]) == 1
+    assert "rows.parquet: give NAME=FILE" in capsys.readouterr().err
     cli.main([*command, "--json"])
     assert json.loads(capsys.readouterr().out)["requests"] == 7

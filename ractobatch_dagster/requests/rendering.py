@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -205,9 +206,10 @@ def _most_tokens(endpoint: str, body: Mapping[str, Any]) -> int | None:
     """How many output tokens a body admits."""
     if not TURNS.get(endpoint):
         return 0  # an embedding has none
-    most = next((body[name] for name in _LIMITS if isinstance(body.get(name), int)), None)
-    choices = body.get("n", 1)
-    return most * choices if most is not None and isinstance(choices, int) else None
+    most = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
+    limits = most, body.get("n", 1)
+    # what is no number from 1 the provider refuses, or reads in its own way
+    return math.prod(limits) if all(isinstance(one, int) and one > 0 for one in limits) else None
 
 
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")

@@ -52,7 +52,8 @@ def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
         return count(turns)
     total = _ALL
     if instructions := body.get("instructions"):
-        total += _A_MESSAGE + count("system") + count(instructions)
+        total += _A_MESSAGE + count("system")
+        total += count(instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False))
     for message in turns or ():
         total += _A_MESSAGE
         for name, value in message.items():

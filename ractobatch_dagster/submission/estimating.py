@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Estimate:
             requests that were looked at tell; `None` where tokens were not counted but guessed from the bytes.
         counted: How the tokens were counted.
         completion_tokens: Output tokens, if answers are as long as those of the last table; `None` where there is none.
-        completion_tokens_at_most: What `max_tokens` admits; `None` where it is not set, 0 for embeddings.
+        completion_tokens_at_most: What `max_tokens` admits, if each request took as many as the row that is admitted
+            most; `None` where it is not set, 0 for embeddings.
         prompt_cost_usd: What the input tokens cost at the batch rate; `None` where a model's price is not known.
         cost_usd: With the output tokens; `None` where either is not known.
         cost_usd_at_most: With the most output tokens that are admitted.
@@ -138,8 +140,10 @@ def estimate(
 
     Raises:
         InvalidInputError: A row or a column cannot be sent.
-        ConfigurationError: The folder is not empty.
+        ConfigurationError: The folder is none, or not empty.
     """
+    if inputs is not None:
+        _empty(inputs)
     with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
         files = SubmissionFiles(Store(Path(folder) / "store"), "estimate", "estimate")
         requests = Requests(terms.provider, terms.template, terms.overrides)
@@ -157,14 +161,22 @@ def estimate(
         known = Known(files, sources, Path(folder), since=since, validate=terms.validate)
         batches = asking.plan(known, terms.limits, Path(folder))
         if inputs is not None:
-            inputs.mkdir(parents=True, exist_ok=True)
-            if any(inputs.iterdir()):
-                raise ConfigurationError(f"{inputs} is not empty, so that nobody could tell which files are of now.")
             for batch in batches:
                 write_input(files, batch, requests.encoder, inputs / f"{batch.number:05d}.jsonl")
         past = last_landed(table, state, shares) if table is not None else ()
         typical = next((tokens for one in past if (tokens := typical_answer(one)) is not None), None)
         return _summed(files, requests, terms, batches, rows, known, sample, typical)
+
+
+def _empty(folder: Path) -> None:
+    """Make a folder, or see that there is nothing in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        full = any(folder.iterdir())
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be a folder for the input files: {error}") from error
+    if full:
+        raise ConfigurationError(f"{folder} is not empty, so that nobody could tell which files are of now.")
 
 
 def _state(table: TableFiles | None) -> TableState | None:
@@ -237,16 +249,21 @@ def _tokens(
     """
     count, size = counter(model), sum(batch.size for batch in batches)
     requests = sum(batch.requests for batch in batches)
+    parts = size - requests * (encoder.overhead + len(custom_id(0)))
+    some = _some(files, encoder, batches, max(sample, 30))
     if count is None:
         guess = f"guessed from the bytes, {BYTES_PER_TOKEN} a token; install the extra `tokens` to count them"
-        return size // BYTES_PER_TOKEN, None, guess
+        files_in = [(len(part), sum(map(len, _FILE.findall(part)))) for part, _ in some] if encoder.bodies else [(1, 0)]
+        return round(size - _ratio(files_in, requests)[0] * parts) // BYTES_PER_TOKEN, None, guess
     plain = count(json.loads(encoder.line(b"", b'""'))["body"]) if not encoder.bodies else 0
-    fixed = encoder.overhead + len(custom_id(0))
-    seen = [(len(part), count(body) - plain) for part, body in _some(files, encoder, batches, max(sample, 30))]
+    seen = [(len(part), count(body) - plain) for part, body in some]
     ratio, error = _ratio(seen, requests)
-    parts = size - requests * fixed
     how = f"counted as {encoding_name(model)} in {len(seen):,} of {requests:,} requests"
     return round(plain * requests + ratio * parts), error * _SURE, how
+
+
+_FILE = re.compile(rb'"data:[^",]*;base64,[^"]*"')
+"""A file within a request, whose tokens have nothing to do with its bytes."""
 
 
 def _ratio(seen: Sequence[tuple[int, int]], requests: int) -> tuple[float, float]:

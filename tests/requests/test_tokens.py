@@ -48,6 +48,9 @@ def test_a_chat_is_counted_as_documented() -> None:
     assert count({**one, "tools": [{"type": "function"}]}) > count(one)
     assert count({"messages": [{"role": "assistant", "content": None}]}) == 3 + 3 + 1
 
+    said = {"input": [{"role": "user", "content": "hello"}], "instructions": [{"role": "user", "content": "Be brief."}]}
+    assert count(said) > count({**said, "instructions": "Be brief."}) > count({**said, "instructions": None})
+
 
 def test_a_very_long_text_is_counted_in_parts() -> None:
     """The tokenizer itself refuses a million characters."""
