@@ -18,6 +18,7 @@ from ractobatch_dagster.store import Store, StoreClock
 from ractobatch_dagster.submission.heartbeat import heartbeats
 from ractobatch_dagster.submission.looking import pages_of
 from ractobatch_dagster.submission.plan import KEY
+from ractobatch_dagster.submission.quota import queue_lines
 from ractobatch_dagster.submission.state import BatchState
 
 __all__ = ["Finding", "doctor", "gc", "reconcile"]
@@ -59,8 +60,11 @@ def doctor(store: Store, connect: Callable[[], Provider]) -> Iterator[Finding]:
     found = standing(store, now)
     batches = [batch for _, state in found.open for batch in state.batches]
     refused = sum(1 for batch in batches if batch.refusals and batch.batch_id is None)
-    told = f"{refused} batches wait for room in the provider's queue" if refused else "nothing waits for the queue"
+    told = f"{refused} batches were turned away by the provider's queue" if refused else "nothing was turned away"
     yield Finding("quota", True, told)
+    for provider in sorted({state.provider for _, state in found.open}):
+        for text in queue_lines(store, provider, now):
+            yield Finding("queue", True, text)
     for name, beat in sorted(heartbeats(store).items()):
         text = f"{name} looked {max(now - beat.at, 0):,.0f} s ago, after {len(beat.assets)} tables"
         yield Finding("sensor", True, text)

@@ -33,6 +33,9 @@ _CALL_SECONDS, _RETRY_SECONDS = 8.0, 4.0
 _LARGEST_UPLOAD = 20e6
 """Bytes of an input file that a tick uploads; for a larger one it asks for a run."""
 
+_LIE_SECONDS = 86_400.0
+"""For how long answers lie at the provider at most, who deletes them in the end, while others of a submission wait."""
+
 _SAID = 20
 """How many sentences the skip reason has."""
 
@@ -60,7 +63,7 @@ def tick(
     if found:  # nothing is asked of the provider where nothing is open
         watch = _watch(context, resource, notes, end, half)
         stepped = watch.step(found)
-        ready = [one for one in stepped if one.state.collected or one.state.ready or _is_large(one, watch.now)]
+        ready = [one for one in stepped if _wants_a_run(one, watch.now)]
         seen = _Seen(notes, run_requests(context, ready, watch), watch.alarms, watch.far)
         newest = {one.state.id: one.state for one in (*found, *stepped)}
         seen.open = [state for state in newest.values() if state.provider == watch.provider.identity]
@@ -112,7 +115,7 @@ def _told(
     sensor = f"{name} of {origin.location_name}" if origin else name
     beats = heartbeats(resource.store)
     last = beats.get(sensor)
-    notes = [*seen.notes, *_orphans(resource, assets, beats, at)]
+    notes = [*seen.notes, *_orphans(resource, assets, beats, at), *_unknown_budgets(resource, assets)]
     alarms = {asset: tuple(texts) for asset, texts in seen.alarms.items()}
     now = under_way(seen.open)
     events: list[Any] = _check_events(assets, last, alarms)
@@ -134,6 +137,12 @@ def _told(
         said = [*said[:_SAID], f"and {len(said) - _SAID} more, in the log"]
     skip_reason = None if seen.requests else "; ".join(text.rstrip(".") for text in said) or now.sentence(seconds)
     return dg.SensorResult(run_requests=seen.requests, skip_reason=skip_reason, asset_events=events)
+
+
+def _wants_a_run(one: Open, now: float) -> bool:
+    """Whether there is something that only a run does."""
+    lie = any(batch.stage == "ended" and 0 < batch.seen_at < now - _LIE_SECONDS for batch in one.state.batches)
+    return one.state.collected or one.state.ready or lie or _is_large(one, now)
 
 
 def _is_large(one: Open, now: float) -> bool:
@@ -186,6 +195,13 @@ def _orphans(
             for submission in left
         ]
     return notes
+
+
+def _unknown_budgets(resource: OpenAIBatchResource, assets: Collection[str]) -> list[str]:
+    """Budgets of tables that nobody knows, which limit nothing: a slip of the pen, or of another code location."""
+    named = {budget.asset for budget in resource.budgets if budget.asset and budget.asset not in assets}
+    known = {table.asset for table in tables(resource.store)} if named else set()
+    return [f"a budget is for {name!r}, and there is no table of that key" for name in sorted(named - known)]
 
 
 def _check_events(

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from ractobatch_dagster import Budget, ConfigurationError, OpenAIBatchResource, batch_asset
 from ractobatch_dagster.local import LocalServer
+from ractobatch_dagster.submission.files import TableFiles
 from tests.project import Project, failure
 
 
@@ -109,6 +111,30 @@ def test_a_budget_that_never_admits_ends_the_run_that_waits(batch_server: LocalS
     assert not result.success
     assert "BudgetError" in failure(result)
     assert "more than the whole budget" in failure(result)
+
+
+def test_a_budget_of_no_table_is_told(batch_server: LocalServer, tmp_path: Path) -> None:
+    """It limits nothing, and whoever wrote it should know."""
+    made = project(batch_server, tmp_path, Budget(usd=1, per="day", asset="answer"))
+    assert "a budget is for 'answer', and there is no table of that key" in str(made.tick().skip_message)
+
+
+def test_answers_do_not_lie_at_the_provider_for_long(batch_server: LocalServer, tmp_path: Path) -> None:
+    """A submission of which one batch will wait for days is collected meanwhile."""
+    made = project(batch_server, tmp_path)
+    made.run("answers_submission")
+    batch_server.wait_idle()
+    made.tick()
+    (state,) = made.submissions("answers")
+    files = TableFiles(made.resource.store, "answers").submission(state.id)
+    waiting = msgspec.structs.replace(state.batches[5], batch_id=None, status=None, not_before=2e10)
+    files.change(lambda _: {5: waiting})
+    assert not made.tick().run_requests
+    long_ago = {b.number: msgspec.structs.replace(b, seen_at=b.seen_at - 90_000) for b in files.state().batches[:5]}
+    files.change(lambda _: long_ago)
+    (request,) = made.tick().run_requests
+    assert made.launch(request).success
+    assert [batch.stage for batch in files.state().batches] == ["collected"] * 5 + ["uploaded"]
 
 
 def test_a_model_is_not_hidden_among_parameters() -> None:

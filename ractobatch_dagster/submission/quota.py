@@ -21,7 +21,7 @@ from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["Counted", "Quota", "counted"]
+__all__ = ["Counted", "Quota", "counted", "queue_lines"]
 
 _HOUR = 3_600
 
@@ -76,6 +76,20 @@ def counted(store: Store, provider: str) -> Counted | None:
     """The queue of this provider as it was last counted; `None` where no limit was ever given or told."""
     version = _log(store, provider).load()
     return version.state if version is not None else None
+
+
+def queue_lines(store: Store, provider: str, now: float) -> list[str]:
+    """What is in the queue of this provider, a sentence for each model; nothing where no limit was ever met."""
+    ledger = counted(store, provider) or Counted()
+    fresh = [share for share in ledger.shares.values() if now - share.at < _ENQUEUED]
+    said = []
+    for model in sorted({*ledger.learnt, *(name for share in fresh for name in (*share.tokens, *share.waits))}):
+        tokens = sum(share.tokens.get(model, 0) for share in fresh)
+        waiting = sum(1 for share in fresh if model in share.waits)
+        limit = ledger.learnt.get(model)
+        of = f" of {limit.tokens:,} that a refusal told" if limit and now - limit.at < _LEARNT else ""
+        said.append(f"{model}: about {tokens:,} tokens enqueued{of}, {waiting} submissions wait")
+    return said
 
 
 def _log(store: Store, provider: str) -> Log[Counted]:

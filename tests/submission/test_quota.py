@@ -13,7 +13,7 @@ from ractobatch_dagster.provider.remote import queue_limit
 from ractobatch_dagster.submission.engine import LIGHT, SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.plan import Poll, progress
-from ractobatch_dagster.submission.quota import Counted, Quota, counted
+from ractobatch_dagster.submission.quota import Counted, Quota, counted, queue_lines
 from tests.submission.test_budget import ONE_EACH, Purses, created
 from tests.submission.test_engine import Bench, bench
 
@@ -80,6 +80,9 @@ def test_of_several_submissions_each_has_its_share(bench: Bench) -> None:
     engine(bench, 4, first).advance(second, steps=SUBMIT)
     assert (created(first), created(second)) == (4, 0)
     assert ledger(bench).shares[second.id].waits == [MODEL]
+    (line,) = queue_lines(bench.store, bench.engine().identity, bench.clock)
+    assert line.startswith(f"{MODEL}: about {4 * tokens(first)} tokens enqueued")
+    assert line.endswith("2 submissions wait")
     seen_to_end(bench, first)
     for files in (first, second):
         engine(bench, 4, first).advance(files, steps=SUBMIT)
