@@ -13,7 +13,7 @@ from ractobatch_dagster.results.cost import prompts_cost
 from ractobatch_dagster.submission.plan import progress, together
 from ractobatch_dagster.submission.state import SubmissionState
 
-__all__ = ["UnderWay", "account_asset", "account_key", "observed", "under_way"]
+__all__ = ["UnderWay", "account_asset", "account_key", "observed", "read_under_way", "under_way"]
 
 
 def account_key(resource_key: str) -> dg.AssetKey:
@@ -71,6 +71,10 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
         """It as text, to tell whether it is as before."""
         return msgspec.json.encode(self).decode()
 
+    def __add__(self, other: UnderWay) -> UnderWay:
+        """Both together."""
+        return UnderWay(**{name: value + getattr(other, name) for name, value in msgspec.structs.asdict(self).items()})
+
     def sentence(self, seconds: int) -> str:
         """It in words.
 
@@ -90,6 +94,14 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
         parts += [f"{held:,} waiting for the budget"] if held else []
         parts += [f"{self.batches_ended:,} ended"] if self.batches_ended else []
         return f"{', '.join(parts)}, next look in {seconds} s"
+
+
+def read_under_way(told: str) -> UnderWay:
+    """It from text, as an earlier release may have written it."""
+    try:
+        return msgspec.json.decode(told, type=UnderWay)
+    except msgspec.MsgspecError:
+        return UnderWay()
 
 
 def _batches(count: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from ractobatch_dagster.account import observed, under_way
+from ractobatch_dagster.account import UnderWay, observed, read_under_way, under_way
 from ractobatch_dagster.checks import ON_TIME, on_time
 from ractobatch_dagster.confirming import confirm_landed
 from ractobatch_dagster.errors import RactobatchError
@@ -122,7 +122,7 @@ def _told(
     before = last.told if last is not None else ""
     account = now.as_json() if seen.whole else before
     if account != before and (before or now.submissions):
-        events.append(observed(resource_key, now, seen.open, at))
+        events.append(observed(resource_key, now + _of_others(name, sensor, beats, at), seen.open, at))
     beat(resource.store, sensor, Heartbeat(at=at, assets=tuple(assets), alarms=alarms, told=account))
     late = [text for texts in alarms.values() for text in texts]
     far = [f"{asset}: {text}" for asset, text in seen.far.items()]
@@ -202,6 +202,16 @@ def _unknown_budgets(resource: OpenAIBatchResource, assets: Collection[str]) -> 
     named = {budget.asset for budget in resource.budgets if budget.asset and budget.asset not in assets}
     known = {table.asset for table in tables(resource.store)} if named else set()
     return [f"a budget is for {name!r}, and there is no table of that key" for name in sorted(named - known)]
+
+
+def _of_others(name: str, sensor: str, beats: Mapping[str, Heartbeat], now: float) -> UnderWay:
+    """What sensors of the same name in other code locations last said of the account, which is one asset for all."""
+    told = [
+        one.told
+        for other, one in beats.items()
+        if other != sensor and other.partition(" of ")[0] == name and now - one.at < FRESH and one.told
+    ]
+    return sum((read_under_way(one) for one in told), start=UnderWay())
 
 
 def _check_events(

@@ -13,6 +13,7 @@ from ractobatch_dagster import batch_asset
 from ractobatch_dagster.account import UnderWay, account_asset, account_key, under_way
 from ractobatch_dagster.local import Faults, LocalServer
 from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.heartbeat import Heartbeat, beat
 from tests.project import Project
 
 KEY = account_key("openai_batch")
@@ -94,6 +95,21 @@ def test_a_look_that_was_cut_short_says_nothing_of_the_account(
         patch.setattr("ractobatch_dagster.ticking._TICK_SECONDS", 0.0)
         assert observations(project.tick()) == []
     assert observations(project.tick()) == []  # nothing has changed since the first
+
+
+def test_code_locations_share_an_account(tmp_path: Path) -> None:
+    """Two sensors of one name observe one asset: each tells what the other saw last as well."""
+    with LocalServer(tmp_path / "server", seconds=600) as server:
+        project = Project(server, tmp_path, one.assets)
+        theirs = UnderWay(submissions=2, batches_running=3, requests=30)
+        at = project.resource.now()
+        beat(project.resource.store, "openai_batch_sensor of elsewhere", Heartbeat(at=at, told=theirs.as_json()))
+        beat(project.resource.store, "azure_sensor of elsewhere", Heartbeat(at=at, told=theirs.as_json()))
+        beat(project.resource.store, "openai_batch_sensor of a ruin", Heartbeat(at=at - 9_999, told=theirs.as_json()))
+        project.run("one_submission")
+        (told,) = observations(project.tick())
+        assert (told["submissions"], told["batches_running"], told["requests"]) == (3, 4, 32)
+        assert observations(project.tick()) == []
 
 
 def test_what_the_quota_turned_away_is_told(batch_server: LocalServer, tmp_path: Path) -> None:
