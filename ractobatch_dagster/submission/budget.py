@@ -167,6 +167,8 @@ class Purse:
 
     def settle(self, before: SubmissionState, state: SubmissionState, files: SubmissionFiles) -> None:
         """Write down what the submission has come to, where that may be another sum than before."""
+        if not self._limits and self._kept is False:
+            return
         moved = files.id in self._reserved or state.collected or committed(before) != committed(state)
         if moved and (self._limits or self._ledger() is not None):
             self._log.update(lambda ledger: self._with(ledger, files.state()))  # as in `reserve`
