@@ -130,9 +130,10 @@ class BatchSpec:
         """What the requests of one submission share."""
         from ractobatch_dagster.submission.opening import Terms
 
+        provider = resource.get_provider()
         return Terms(
-            provider=resource.get_provider().identity,
-            template=self.template,
+            provider=provider.identity,
+            template=self.template.at(provider.profile),
             limits=resource.limits(),
             completion_window=self.completion_window,
             max_rounds=self.max_rounds,

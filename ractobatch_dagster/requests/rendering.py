@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.attachment import RactoFile, responses_image, user_content
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.body import RESPONSES, TURNS, RequestTemplate, is_reasoning_model
+from ractobatch_dagster.requests.body import CHAT, MESSAGES, RESPONSES, TURNS, RequestTemplate, is_reasoning_model
 from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
 from ractobatch_dagster.requests.overrides import Overrides, Own
 
@@ -186,17 +186,24 @@ _WITH_FILES = 32
 """So many rows with files are in memory at a time."""
 
 
+_SHAPES = {CHAT: "openai", RESPONSES: "openai-responses", MESSAGES: "anthropic"}
+
+_AT_AN_ADDRESS: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    CHAT: lambda url: {"type": "image_url", "image_url": {"url": url}},
+    RESPONSES: responses_image,
+    MESSAGES: lambda url: {"type": "image", "source": {"type": "url", "url": url}},
+}
+
+
 def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list[dict[str, Any]]:
     """The content of a turn with files."""
-    shape = "openai-responses" if endpoint == RESPONSES else "openai"
+    shape = _SHAPES[endpoint]
     parts = list[dict[str, Any]]()
     for one in files:
         if isinstance(one, RactoFile):
             parts += user_content("", [one], shape)["content"][:1]
         else:
-            parts.append(
-                responses_image(one) if endpoint == RESPONSES else {"type": "image_url", "image_url": {"url": one}}
-            )
+            parts.append(_AT_AN_ADDRESS[endpoint](one))
     kind = "input_text" if endpoint == RESPONSES else "text"
     return [*parts, {"type": kind, "text": text}]
 

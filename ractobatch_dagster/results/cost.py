@@ -207,9 +207,10 @@ def _price(model: str, prompt: int, cached: int, completion: int) -> PriceCalcul
     """The price at the batch rate; `None` where there is no such model, no such price, or no such counts."""
     from genai_prices import Usage, calc_price
 
+    maker = "anthropic" if model.startswith("claude-") else "openai"
     try:
         usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
-        price = calc_price(usage, model, provider_id="openai", price_context={"processing": "batch"})
+        price = calc_price(usage, model, provider_id=maker, price_context={"processing": "batch"})
     except (LookupError, ValueError):
         return None
     if not any(variant.when.get("processing") == "batch" for variant in price.model.price_variants or ()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import tempfile
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
-from ractobatch_dagster.requests.encode import Encoder, custom_id, escape
+from ractobatch_dagster.requests.encode import Encoder, body_of, custom_id, escape
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.requests.tokens import counter, encoding_name
@@ -240,7 +239,7 @@ def _tokens(
     if count is None:
         guess = f"guessed from the bytes, {BYTES_PER_TOKEN} a token; install the extra `tokens` to count them"
         return size // BYTES_PER_TOKEN, None, guess
-    plain = count(json.loads(encoder.line(b"", b'""'))["body"]) if not encoder.bodies else 0
+    plain = count(body_of(encoder.line(b"", b'""'))) if not encoder.bodies else 0
     fixed = encoder.overhead + len(custom_id(0))
     seen = [(len(part), count(body) - plain) for part, body in _some(files, encoder, batches, max(sample, 30))]
     ratio, error = _ratio(seen, requests)
@@ -271,7 +270,7 @@ def _some(
         rows = asked_rows(files, batch).rows
         wanted = min(-(-sample * batch.requests // requests), len(rows))
         for row, part in _parts(files, encoder, batch, rows[sorted(draw.sample(range(len(rows)), wanted))]):
-            yield part, json.loads(encoder.line(custom_id(row).encode(), part))["body"]
+            yield part, body_of(encoder.line(custom_id(row).encode(), part))
 
 
 def _parts(
