@@ -67,7 +67,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     api_key: str | None = Field(
         default=None,
         repr=False,
-        description="The API key; give it as `EnvVar`. Without one the `openai` client reads OPENAI_API_KEY.",
+        description="The API key; give it as `EnvVar`. Without one OPENAI_API_KEY is read, or ANTHROPIC_API_KEY.",
     )
     root: str = Field(
         description="Where submissions and tables live: a directory, `s3://`, `gs://` or `az://`. Every process that "
@@ -78,9 +78,9 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     )
     provider: str | None = Field(
         default=None,
-        description="What kind of server it is: `openai`, `azure`, `compatible` or `local`; told from the address "
-        "where left out. `local` starts the package's own batch server below the root when it is needed: no key, no "
-        "cost, and answers by rules instead of a model.",
+        description="What kind of server it is: `openai`, `azure`, `compatible`, `anthropic` or `local`; told from the "
+        "address where left out. `local` starts the package's own batch server below the root when it is needed: no "
+        "key, no cost, and answers by rules instead of a model.",
     )
     organization: str | None = Field(default=None, description="OpenAI organisation.")
     project: str | None = Field(default=None, description="OpenAI project; batches and files belong to one.")
@@ -172,15 +172,17 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             ConfigurationError: There is no key, or no such kind of provider.
         """
         if self._provider is None:
-            from ractobatch_dagster.provider.client import Account, Provider
+            from ractobatch_dagster.provider.account import Account
+            from ractobatch_dagster.provider.connecting import connect, profile_of
             from ractobatch_dagster.provider.profile import PROFILES
 
             if self.provider not in (None, *PROFILES):
                 raise ConfigurationError(f"provider={self.provider!r} is none of {', '.join(PROFILES)}.")
             base_url, api_key = self._address()
-            if not (api_key or os.environ.get("OPENAI_API_KEY")):
-                raise ConfigurationError("There is no API key: set OPENAI_API_KEY, or give `api_key` to the resource.")
-            self._provider = Provider(
+            variable = f"{profile_of(self.provider, base_url).environ}_API_KEY"
+            if not (api_key or os.environ.get(variable)):
+                raise ConfigurationError(f"There is no API key: set {variable}, or give `api_key` to the resource.")
+            self._provider = connect(
                 Account(
                     api_key=api_key,
                     base_url=base_url,
@@ -190,7 +192,8 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
                     max_retries=self.max_retries,
                     default_headers=self.default_headers or None,
                     kind=self.provider,
-                )
+                ),
+                lambda: self.store,
             )
         built: Provider = self._provider
         return built
@@ -199,6 +202,10 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         """A batch processor on this account, for one batch at a time inside an asset or op of your own."""
         from ractobatch_dagster.processor import OpenAIBatchProcessor
 
+        if self.get_provider().profile.endpoints is not None:
+            raise ConfigurationError(
+                f"The processor speaks to OpenAI's API, and this is {self.get_provider().identity}."
+            )
         base_url, api_key = self._address()
         return OpenAIBatchProcessor(
             model,

@@ -1,0 +1,212 @@
+"""Batches that show whose they are only in their results: nothing is paid twice, and nothing of others is taken."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ractobatch_dagster.errors import ProviderError
+from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.provider.message_batches import AnthropicProvider
+from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.submission.engine import SUBMIT, Engine
+from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.looking import suspects
+from ractobatch_dagster.submission.plan import INTENT_AGE, Create, Upload
+from ractobatch_dagster.tending import reconcile
+from tests.anthropic_project import MODEL, Claude, provider
+from tests.submission.test_engine import LIMITS, Bench
+
+
+class ClaudeBench(Bench):
+    """A bench at Anthropic."""
+
+    def provider(self, **account: Any) -> AnthropicProvider:
+        """As another process would have it."""
+        return provider(self.server, self.store, **account)
+
+    def engine(self, **account: Any) -> Engine:
+        """As `Bench.engine`."""
+        return Engine(self.store, self.provider(**account), limits=LIMITS, now=lambda: self.clock)
+
+    def open(self, *texts: str, model: str = MODEL, **terms: Any) -> SubmissionFiles:
+        """As `Bench.open`."""
+        return super().open(*texts, template=RequestTemplate(model).at(self.provider().profile), **terms)
+
+    def stranger(self, requests: int = 1) -> str:
+        """A batch of somebody else's in the same workspace."""
+        params = {"model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+        some: Any = [{"custom_id": f"row-{number:08d}", "params": params} for number in range(requests)]
+        return str(self.provider().client.messages.batches.create(requests=some).id)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[ClaudeBench]:
+    """A bench on disk."""
+    with LocalServer(tmp_path / "server", model=Claude()) as server:
+        yield ClaudeBench(server, tmp_path / "store")
+
+
+def stage(bench: ClaudeBench, files: SubmissionFiles) -> str:
+    """Where the first batch is after another run's steps; what they raise is a `ProviderError`."""
+    with contextlib.suppress(ProviderError):
+        bench.engine().advance(files, steps=SUBMIT)
+    return files.state().batches[0].stage
+
+
+def test_a_lost_reply_holds_the_batch_until_its_results_prove_it(bench: ClaudeBench) -> None:
+    """While the one candidate runs nobody knows; once it has ended its ids do, and it is gone on with."""
+    bench.server.faults = Faults(lost_create_replies=1, stuck_in="in_progress")
+    files = bench.open("a", "b")
+    with pytest.raises(ProviderError):
+        bench.engine().advance(files, steps=SUBMIT)
+    for _ in range(3):
+        bench.clock += INTENT_AGE
+        with pytest.raises(ProviderError, match=r"is known once batch msgbatch_.* has ended"):
+            bench.engine().advance(files, steps=SUBMIT)
+        assert files.state().batches[0].stage == "creating"
+    bench.server.faults = Faults()
+    bench.server.wait_idle()
+    assert bench.finish(files) == ["ok", "ok"]
+    assert (bench.server.creates, len(bench.server.billed)) == (1, 2)
+
+
+def test_a_lost_reply_of_a_batch_that_has_ended_costs_nothing(bench: ClaudeBench) -> None:
+    """It is found, whichever run looks for it."""
+    bench.server.faults = Faults(lost_create_replies=1)
+    files = bench.open("a", "b")
+    stage(bench, files)
+    bench.server.wait_idle()
+    assert stage(bench, files) in ("running", "ended")
+    assert bench.finish(files) == ["ok", "ok"]
+    assert bench.server.creates == 1
+
+
+def test_a_strangers_batch_of_the_same_size_is_not_taken(bench: ClaudeBench) -> None:
+    """Ours was never created: the stranger's holds it until it has ended, and is neither adopted nor cancelled."""
+    files = bench.open("a")
+    bench.engine().advance(files, steps={Upload})
+    bench.server.faults = Faults(outage=50)
+    assert stage(bench, files) == "creating"
+    bench.server.faults = Faults(stuck_in="in_progress")
+    bench.stranger()
+    bench.clock += 10 * INTENT_AGE
+    assert stage(bench, files) == "creating"
+    bench.server.faults = Faults()
+    bench.server.wait_idle()
+    assert bench.server.batches()[0]["status"] == "completed"
+    for _ in range(3):
+        bench.clock += INTENT_AGE
+        stage(bench, files)
+    assert bench.finish(files) == ["ok"]
+    assert bench.server.creates == 2 + 1  # the one that did not arrive is counted as well
+
+
+def test_batches_of_other_sizes_and_known_ones_hold_nothing(bench: ClaudeBench) -> None:
+    """A batch that cannot be ours is no candidate; one that does not say how large it is may be ours."""
+    files = bench.open(*(f"text {number}" for number in range(12)))  # a batch of ten and one of two
+    bench.engine().advance(files, steps={Upload})
+    bench.server.faults = Faults(stuck_in="in_progress")
+    bench.stranger(7)
+    bench.engine().advance(files, steps={Create})
+    one, two = files.state().batches
+    assert (one.stage, two.stage) == ("running", "running")
+    find = suspects(files.state(), [two])
+    listed = bench.provider().list_batches().batches
+    assert [remote.total for remote in listed] == [2, 10, 7]
+    assert not any(find(remote) for remote in listed)
+    assert find(replace(listed[0], id="another"))
+    assert find(replace(listed[0], id="another", total=0))  # it does not say how large it is
+
+
+def test_a_create_that_never_happened_waits_for_the_list(bench: ClaudeBench) -> None:
+    """Without a file to fence it off, absence takes ten minutes to prove; then it is created once."""
+    files = bench.open("a")
+    bench.engine().advance(files, steps={Upload})
+    bench.server.faults = Faults(outage=50)
+    assert stage(bench, files) == "creating"
+    bench.server.faults = Faults()
+    assert stage(bench, files) == "creating"
+    assert not bench.provider().find_files("")  # whoever comes late has nothing to send
+    bench.clock += 599
+    assert stage(bench, files) == "creating"
+    bench.clock += 1
+    assert bench.finish(files) == ["ok"]
+    assert len(bench.server.batches()) == 1
+
+
+def test_a_writer_that_slept_sends_nothing(bench: ClaudeBench) -> None:
+    """What it was to send is gone when it wakes."""
+    files = bench.open("a")
+    slow = bench.engine()
+    slow.advance(files, steps={Upload})
+    create = slow._provider.create
+
+    def late(**arguments: Any) -> RemoteBatch:
+        for _ in range(2):
+            bench.clock += INTENT_AGE
+            bench.engine().advance(files, steps=SUBMIT)
+        return create(**arguments)
+
+    slow._provider.create = late  # type: ignore[method-assign, assignment]
+    with pytest.raises(ProviderError, match="No such file"):
+        slow.advance(files, steps={Create})
+    assert bench.finish(files) == ["ok"]
+    assert len(bench.server.batches()) == 1
+
+
+def test_a_full_queue_loses_nothing(bench: ClaudeBench) -> None:
+    """What was turned away waits, with its requests."""
+    bench.server.faults = Faults(queue_full="429", queue_full_times=2)
+    files = bench.open("a", "b", max_rounds=0)
+    assert bench.finish(files) == ["ok", "ok"]
+    assert not bench.provider().find_files("")
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        (Faults(expire_at=0.5), ["expired", "ok"]),
+        (Faults(fail={529: 0.5}), ["error", "ok"]),
+        (Faults(shares={"cancelled": 0.5}), ["cancelled", "ok"]),
+        (Faults(drop=0.5), ["missing", "ok"]),
+        (Faults(bad_lines=1), ["missing", "ok"]),
+        (Faults(ghost=0.5), ["error", "ok"]),
+    ],
+)
+def test_each_request_has_one_outcome_and_another_round(
+    bench: ClaudeBench, faults: Faults, expected: list[str]
+) -> None:
+    """What did not succeed is told, and asked again where rounds are left; what did is never asked again."""
+    bench.server.faults = faults
+    files = bench.open("a", "b", max_rounds=0)
+    assert sorted(bench.finish(files)) == expected
+    bench.land()
+    bench.server.faults = Faults(**{**vars(faults), "first_attempts": 1})
+    again = bench.open("c", "d", max_rounds=1)
+    bench.finish(again)
+    assert bench.answers(again) == ["ok", "ok"]
+
+
+def test_a_batch_that_nobody_recorded_is_reported(bench: ClaudeBench) -> None:
+    """`reconcile` reads the ids of those that have ended; a stranger's is none of its business."""
+    files = bench.open("a")
+    state = bench.engine().advance(files, steps={Upload})
+    batch = state.batches[0]
+    first = bench.provider().create(
+        input_file_id=str(batch.file_id),
+        endpoint=state.endpoint,
+        completion_window="24h",
+        metadata={"ractobatch": f"{state.id}/0/1"},
+    )
+    bench.stranger()
+    bench.server.wait_idle()
+    found = {finding.what: finding.text for finding in reconcile(bench.store, bench.provider())}
+    assert first.id in found["being made"]
+    assert "foreign" not in found
