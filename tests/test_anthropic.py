@@ -49,7 +49,9 @@ def table_of(project: Project) -> pa.Table:
 
 def test_frame_becomes_table(server: LocalServer, tmp_path: Path) -> None:
     """Typed answers, the same columns, tokens and costs; what waited to be sent is gone."""
-    made = project(server, tmp_path, asset(temperature=0, max_tokens=500))
+    claude = asset(temperature=0, max_tokens=500)
+    assert all("anthropic" in spec.kinds for one in claude.assets[:2] for spec in one.specs)
+    made = project(server, tmp_path, claude)
     table = table_of(made)
     assert table["id"].to_pylist() == [3, 1, 2]
     assert table["sentiment"].to_pylist()[:2] == ["positive", "negative"]

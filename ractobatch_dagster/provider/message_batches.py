@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -232,22 +232,22 @@ class AnthropicProvider(Provider):
     def _results(self, client: Any, batch_id: str) -> Iterator[Any]:
         """The reply that streams a batch's results; of one that has none, or no longer, they are not found."""
         try:
-            with client.messages.batches.with_streaming_response.results(batch_id) as response:
-                yield response
+            with closing(client.messages.batches.results(batch_id)) as decoder:
+                yield decoder.http_response  # the bytes themselves, which the decoder has not touched yet
         except self.sdk.APIError:
             raise
         except self.sdk.AnthropicError as error:
             raise ProviderNotFoundError(f"[anthropic] {error}", status_code=404) from error
 
     def _fetch(self, client: Any, file_id: str, target: IO[bytes]) -> int | None:
-        last = b"\n"
+        last = b""
         with self._results(client, file_id) as response:
             for chunk in response.iter_bytes():
                 with writing():
                     target.write(chunk)
-                last = chunk[-1:] or last
+                last = (last + chunk).rpartition(b"\n")[2]
             length = expected_length(response.headers)
-        if last not in b"\n}":  # a gateway has cut it off, and says that this was all
+        if last and not _is_json(last):  # a gateway has cut it off, and says that this was all
             raise ProviderAPIError(f"Downloading the results of {file_id} broke off in the middle of a line.")
         return length
 
@@ -268,6 +268,14 @@ def _is_batch(file_id: str) -> bool:
 def _with_tag(line: bytes, tag: bytes) -> bytes:
     at = line.index(b'"', len(_LINE))
     return line[:at] + tag + line[at:]
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _page(start: Mapping[str, str], client: Any) -> Any:

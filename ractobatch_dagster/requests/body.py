@@ -17,7 +17,17 @@ from ractobatch_dagster.output import output_type
 from ractobatch_dagster.prompt import Prompt, compiled, output_model
 from ractobatch_dagster.provider.profile import Profile
 
-__all__ = ["CHAT", "EMBEDDINGS", "ENDPOINTS", "MESSAGES", "RESPONSES", "TURNS", "RequestTemplate", "is_reasoning_model"]
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "ENDPOINTS",
+    "MESSAGES",
+    "RESPONSES",
+    "TURNS",
+    "RequestTemplate",
+    "is_reasoning_model",
+    "maker",
+]
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 
@@ -43,6 +53,11 @@ _REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|[12]\d))(
 def is_reasoning_model(model: str) -> bool:
     """Whether it takes `max_completion_tokens` instead of `max_tokens`, and no temperature: o1 and later, GPT-5."""
     return _REASONING.match(model) is not None
+
+
+def maker(model: str) -> str:
+    """Whose model it is, as price lists and icons know it: `anthropic`, or else `openai`."""
+    return "anthropic" if model.startswith("claude-") else "openai"
 
 
 @dataclass(frozen=True, slots=True)
