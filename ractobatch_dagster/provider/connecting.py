@@ -19,7 +19,10 @@ __all__ = ["connect", "profile_of"]
 
 def profile_of(kind: Kind | None, base_url: str | None) -> Profile:
     """What kind of provider is meant, where the address may be left to the environment."""
-    return PROFILES[kind or kind_of(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com")]
+    try:
+        return PROFILES[kind or kind_of(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com")]
+    except ValueError:  # the client is about to say so, without showing what may be a password
+        return PROFILES["openai"]
 
 
 def connect(account: Account, store: Callable[[], Store]) -> Provider:

@@ -115,7 +115,7 @@ def scan(
     """
     try:
         found, anonymous = _scan(pages_of(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
-        return found | _claimed(provider, keys, [one for one in anonymous if suspect(one)])
+        return found | _claimed(provider, keys, [one for one in anonymous if suspect(one)], enough)
     except ProviderError as error:
         if not error.unsupported:
             raise
@@ -152,17 +152,22 @@ def _scan(
     return found, anonymous
 
 
-def _claimed(provider: Provider, keys: Collection[str], anonymous: Iterable[RemoteBatch]) -> dict[str, RemoteBatch]:
+def _claimed(
+    provider: Provider, keys: Collection[str], anonymous: Iterable[RemoteBatch], enough: Callable[[], bool]
+) -> dict[str, RemoteBatch]:
     """Those of the batches that carry one of these keys.
 
     Raises:
         ProviderAPIError: One that has not ended may be the one that is missing.
+        ProviderTimeoutError: The time was up.
     """
     running: list[RemoteBatch] = []
     found: dict[str, RemoteBatch] = {}
     for remote in anonymous:
         if not remote.status.terminal:
             running.append(remote)
+        elif enough():
+            raise ProviderTimeoutError("The time was up before it was known whose batches these are; looking again.")
         elif (key := (claimed := provider.whose(remote)).metadata.get(KEY)) in keys:
             found[str(key)] = claimed
     if running and len(found) < len(keys):

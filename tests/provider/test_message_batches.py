@@ -261,6 +261,13 @@ def test_the_account_tells_the_provider(monkeypatch: pytest.MonkeyPatch) -> None
         _ = connect(Account(lambda: "k", kind="anthropic"), lambda: Store("memory:///")).client
 
 
+def test_an_address_that_cannot_be_read_is_the_clients_to_refuse() -> None:
+    """Who is meant is not the question then, and a password in it is not shown."""
+    with pytest.raises(ConfigurationError, match="base URL cannot be read") as caught:
+        _ = connect(Account("k", "https://me:secret@[half"), lambda: Store("memory:///")).identity
+    assert "secret" not in str(caught.value)
+
+
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error says what to install."""
     monkeypatch.setitem(sys.modules, "anthropic", None)

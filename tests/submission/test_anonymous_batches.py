@@ -17,7 +17,7 @@ from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.submission.engine import SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.looking import suspects
+from ractobatch_dagster.submission.looking import scan, suspects
 from ractobatch_dagster.submission.plan import INTENT_AGE, Create, Upload
 from ractobatch_dagster.tending import reconcile
 from tests.anthropic_project import MODEL, Claude, provider
@@ -123,6 +123,20 @@ def test_batches_of_other_sizes_and_known_ones_hold_nothing(bench: ClaudeBench) 
     assert not any(find(remote) for remote in listed)
     assert find(replace(listed[0], id="another"))
     assert find(replace(listed[0], id="another", total=0))  # it does not say how large it is
+
+
+def test_a_look_that_takes_too_long_proves_nothing(bench: ClaudeBench) -> None:
+    """Whose a batch is must have been read before another is sent."""
+    files = bench.open("a")
+    bench.engine().advance(files, steps={Upload})
+    bench.server.faults = Faults(outage=50)
+    assert stage(bench, files) == "creating"
+    bench.server.faults = Faults()
+    bench.stranger()
+    bench.server.wait_idle()
+    stages = iter([False, True])  # the list is read, the results are not
+    with pytest.raises(ProviderError, match="whose batches these are"):
+        scan(bench.provider(), ["s/0/1"], {"f": 0.0}, lambda: next(stages))
 
 
 def test_a_create_that_never_happened_waits_for_the_list(bench: ClaudeBench) -> None:
