@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ractobatch_dagster.errors import ProviderError
-from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.local import CallFault, Faults, LocalServer
 from ractobatch_dagster.provider.message_batches import AnthropicProvider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import RequestTemplate
@@ -96,8 +97,10 @@ def test_a_strangers_batch_of_the_same_size_is_not_taken(bench: ClaudeBench) -> 
     assert stage(bench, files) == "creating"
     bench.server.faults = Faults(stuck_in="in_progress")
     bench.stranger()
-    bench.clock += 10 * INTENT_AGE
-    assert stage(bench, files) == "creating"
+    for _ in range(4):
+        bench.clock += INTENT_AGE
+        assert stage(bench, files) == "creating"
+    assert bench.server.creates == 2  # the one that did not arrive is counted as well
     bench.server.faults = Faults()
     bench.server.wait_idle()
     assert bench.server.batches()[0]["status"] == "completed"
@@ -105,7 +108,7 @@ def test_a_strangers_batch_of_the_same_size_is_not_taken(bench: ClaudeBench) -> 
         bench.clock += INTENT_AGE
         stage(bench, files)
     assert bench.finish(files) == ["ok"]
-    assert bench.server.creates == 2 + 1  # the one that did not arrive is counted as well
+    assert bench.server.creates == 3
 
 
 def test_batches_of_other_sizes_and_known_ones_hold_nothing(bench: ClaudeBench) -> None:
@@ -173,6 +176,32 @@ def test_a_writer_that_slept_sends_nothing(bench: ClaudeBench) -> None:
         slow.advance(files, steps={Create})
     assert bench.finish(files) == ["ok"]
     assert len(bench.server.batches()) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_becomes_of_creates_each_row_is_paid_once(bench: ClaudeBench, seed: int) -> None:
+    """Creates that arrive and are not answered, that do not arrive, that are turned away; runs that go on or crash."""
+    draw = random.Random(seed)
+    create: Any = ("POST", "/v1/messages/batches")
+    lost = CallFault(*create, chance=0.3, times=6, done=True, closed=True)
+    others = [CallFault(*create, chance=0.3, times=6, status=status) for status in (503, 429)]
+    files = bench.open(*(f"text {number}" for number in range(35)))
+    for _ in range(30):
+        stuck = "in_progress" if draw.random() < 0.5 else None
+        bench.server.faults = Faults(seed=draw.randrange(1000), calls=[lost, *others], stuck_in=stuck)
+        engine = bench.engine()
+        if draw.random() < 0.3:  # its process dies before it records what it has created
+            engine._creator._record = lambda *_: files.state()  # type: ignore[method-assign]
+        with contextlib.suppress(ProviderError):
+            engine.advance(files, steps=SUBMIT)
+        bench.clock += draw.choice([1, 130, 700])
+    bench.server.faults = Faults()
+    bench.server.wait_idle()
+    for _ in range(4):
+        stage(bench, files)
+        bench.clock += INTENT_AGE
+    assert bench.finish(files) == ["ok"] * 35
+    assert sum(bench.server.billed.values()) == 35
 
 
 def test_a_full_queue_loses_nothing(bench: ClaudeBench) -> None:
