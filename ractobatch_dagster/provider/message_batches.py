@@ -173,16 +173,25 @@ class AnthropicProvider(Provider):
         return batch
 
     def _sent(self, path: str, tag: bytes, until: float) -> Iterator[bytes]:
-        """The body of a create, its `custom_id`s with their tag. Broken off halfway nothing is created."""
+        """The body of a create, its `custom_id`s with their tag. Broken off halfway nothing is created.
+
+        That is what stops a writer which has slept: its last bytes are made only in time, and while the file is there.
+        """
         before, rest = _BEFORE, b""
         for chunk in self._store.chunks(path):
-            if self._now() > until:
-                raise ProviderTimeoutError(f"The requests were not sent within {_SEND_WITHIN:.0f} s.")
+            self._in_time(until)
             *lines, rest = (rest + chunk).split(b"\n")
             if lines:
                 yield before + _BETWEEN.join(_with_tag(line, tag) for line in lines)
                 before = _BETWEEN
+        self._in_time(until)
+        if not self._store.exists(path):
+            raise ProviderTimeoutError("The requests were taken away while they were sent.")
         yield _AFTER
+
+    def _in_time(self, until: float) -> None:
+        if self._now() > until:
+            raise ProviderTimeoutError(f"The requests were not sent within {_SEND_WITHIN:.0f} s.")
 
     def _retrieving(self, batch_id: str) -> Steps[RemoteBatch]:
         doing = f"looking at batch {batch_id}"

@@ -124,6 +124,18 @@ def test_a_create_that_takes_too_long_is_broken_off(
     assert [one.id for one in claude.find_files("")] == [file.id]
 
 
+def test_a_create_whose_file_goes_while_it_is_sent_is_broken_off(
+    batch_server: LocalServer, claude: AnthropicProvider
+) -> None:
+    """Somebody has taken over from a writer that slept with half of it sent."""
+    file = claude.upload(io.BytesIO(lines(3)), "x.jsonl")
+    body = claude._sent(message_batches._path(file.id), b"", float("inf"))
+    next(body)
+    claude.delete_file(file.id)
+    with pytest.raises(ProviderError, match="taken away"):
+        list(body)
+
+
 def test_without_its_input_file_nothing_is_created(batch_server: LocalServer, claude: AnthropicProvider) -> None:
     """Deleted, it fences off whoever comes later."""
     file = claude.upload(io.BytesIO(lines(3)), "x.jsonl")
