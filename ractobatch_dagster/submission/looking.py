@@ -115,11 +115,11 @@ def scan(
     """
     try:
         found, anonymous = _scan(pages_of(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
-        return found | _claimed(provider, keys, [one for one in anonymous if suspect(one)], enough)
     except ProviderError as error:
         if not error.unsupported:
             raise
         raise _unknown(keys, f"the provider has no list of batches ({error})") from error
+    return found | _claimed(provider, keys, [one for one in anonymous if suspect(one)], enough)
 
 
 def _scan(

@@ -142,6 +142,15 @@ def test_a_look_that_takes_too_long_proves_nothing(bench: ClaudeBench) -> None:
         scan(bench.provider(), ["s/0/1"], {"f": 0.0}, lambda: next(stages))
 
 
+def test_results_that_cannot_be_read_prove_nothing(bench: ClaudeBench) -> None:
+    """Then nobody knows whose the batch is, and the error says what could not be read."""
+    bench.stranger()
+    bench.server.wait_idle()
+    bench.server.faults = Faults(calls=[CallFault("GET", "/v1/messages/batches/{id}/results", status=404)])
+    with pytest.raises(ProviderError, match="looking whose batch msgbatch_"):
+        scan(bench.provider(), ["s/0/1"], {"f": 0.0})
+
+
 def test_a_create_that_never_happened_waits_for_the_list(bench: ClaudeBench) -> None:
     """Without a file to fence it off, absence takes ten minutes to prove; then it is created once."""
     files = bench.open("a")
