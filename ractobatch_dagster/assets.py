@@ -28,7 +28,7 @@ from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import check_partition, estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
-from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate
+from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate, maker
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -307,7 +307,7 @@ def batch_asset(
         said: dict[str, Any] = {"group_name": group_name, "owners": owners, "tags": tags}
         about = dg.AssetSpec(
             table_key(asset_key, name or function.__name__, key_prefix),
-            kinds={"openai", "parquet", *(kinds or ())},
+            kinds={maker(model), "parquet", *(kinds or ())},
             description=description or function.__doc__,
             metadata=metadata,
             **said,
@@ -316,7 +316,7 @@ def batch_asset(
         about = translator.get_asset_spec(BatchAssetData("table", model, about))
         sending = dg.AssetSpec(
             sender,
-            kinds={"openai", *(kinds or ())},
+            kinds={maker(model), *(kinds or ())},
             description=f"Sends the prompts of `{'/'.join(about.key.path)}` to the Batch API; ends as soon as the "
             "batches exist.",
             **said,

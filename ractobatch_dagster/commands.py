@@ -119,8 +119,15 @@ def _root(parser: argparse.ArgumentParser, *, as_json: bool = True) -> argparse.
 
 def _provider(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = parser.add_argument
-    add("--base-url", help="the provider's address (default: OPENAI_BASE_URL, or OpenAI; the key is OPENAI_API_KEY)")
-    add("--provider", choices=["openai", "azure", "compatible", "local"], help="what kind of provider it is")
+    add(
+        "--base-url",
+        help="the address (default: OPENAI_BASE_URL, or OpenAI); the key is OPENAI_API_KEY, or Anthropic's own",
+    )
+    add(
+        "--provider",
+        choices=["openai", "azure", "compatible", "anthropic", "local"],
+        help="what kind of provider it is",
+    )
     return parser
 
 
@@ -135,9 +142,9 @@ def _store(arguments: Arguments) -> Store:
 
 def _connect(arguments: Arguments, store: Store | None) -> Provider:
     from ractobatch_dagster.operating import account
-    from ractobatch_dagster.provider.client import Provider
+    from ractobatch_dagster.provider.connecting import connect
 
-    return Provider(account(store, arguments.base_url, arguments.provider))
+    return connect(account(store, arguments.base_url, arguments.provider), lambda: store or _store(arguments))
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""A Pydantic model as JSON Schema: as text in a prompt, and as the `response_format` of a request."""
+"""A Pydantic model as JSON Schema: as text in a prompt, and as what a request says of its answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter
 
 from ractobatch_dagster.errors import ConfigurationError
 
-__all__ = ["prompt_schema", "response_format"]
+__all__ = ["output_format", "prompt_schema", "response_format"]
 
 Schema = dict[str, Any]
 
@@ -25,6 +25,19 @@ _STRICT = (
     | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 )
 """What strict mode takes. The rest is left out: the answer is validated against the Pydantic model all the same."""
+
+_LIMITS = (
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minItems",
+    "maxItems",
+    "pattern",
+)
+_KNOWN_LIMITS = (("minItems", 0), ("minItems", 1))
+"""What Claude's format does not take, and what of it, it does."""
 
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 """The string formats that strict mode knows."""
@@ -78,6 +91,51 @@ def response_format(model: type[BaseModel]) -> Schema | None:
         strict, made = False, schema
     name = re.sub(r"[^A-Za-z0-9_-]", "_", model.__name__)[:64]
     return {"type": "json_schema", "json_schema": {"name": name, "strict": strict, "schema": made}}
+
+
+def output_format(model: type[BaseModel]) -> Schema | None:
+    """The `output_config.format` that makes Claude answer with an instance of `model`.
+
+    Limits of numbers, lengths and patterns are not known there; they are told in the description, and the answer is
+    validated against the Pydantic model all the same. `None` where the schema has free-form parts or contains itself,
+    which no such format may.
+
+    Source: Anthropic, structured outputs guide, "JSON Schema limitations".
+    """
+    try:
+        made = _walk(_walk(_schema(model), _strict_node), _plain_node)
+    except _NotStrict:
+        return None
+    if made.get("type") != "object" or _contains_itself(made):
+        return None
+    return {"type": "json_schema", "schema": made}
+
+
+def _plain_node(node: Schema) -> Schema:
+    limits = {key: value for key, value in node.items() if key in _LIMITS and (key, value) not in _KNOWN_LIMITS}
+    made = {key: value for key, value in node.items() if key not in limits}
+    told = ", ".join(f"{key}: {value}" for key, value in limits.items())
+    return made | ({"description": f"{node.get('description', '')} ({told})".lstrip()} if told else {})
+
+
+def _contains_itself(schema: Schema) -> bool:
+    """Whether a definition leads back to itself."""
+    uses: dict[str, set[str]] = {name: _references(node) for name, node in schema.get("$defs", {}).items()}
+    for _ in uses:
+        uses = {name: some.union(*(uses.get(one, ()) for one in some)) for name, some in uses.items()}
+    return any(name in some for name, some in uses.items())
+
+
+def _references(node: Schema) -> set[str]:
+    found: set[str] = set()
+
+    def note(one: Schema) -> Schema:
+        if "$ref" in one:
+            found.add(one["$ref"].rsplit("/", 1)[-1])
+        return one
+
+    _walk(node, note)
+    return found
 
 
 def _schema(model: type[BaseModel]) -> Schema:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ractobatch_dagster.errors import ConfigurationError, RactobatchError
-from ractobatch_dagster.provider.client import Account, Provider
+from ractobatch_dagster.provider.account import Account
+from ractobatch_dagster.provider.connecting import connect, profile_of
 from ractobatch_dagster.provider.profile import Kind
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.store import Store, StoreClock
@@ -87,8 +88,9 @@ def account(store: Store | None, base_url: str | None, kind: Kind | None) -> Acc
 
         server = ensure_server(store.local_path / "local-server")
         return Account(api_key=server.api_key, base_url=server.base_url, kind=kind)
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigurationError("Set OPENAI_API_KEY to the key with which the batches were created.")
+    variable = f"{profile_of(kind, base_url).environ}_API_KEY"
+    if not os.environ.get(variable):
+        raise ConfigurationError(f"Set {variable} to the key with which the batches were created.")
     return Account(base_url=base_url, kind=kind)
 
 
@@ -112,7 +114,7 @@ def cancel_open(
     )
     for problem in unreadable:
         say(f"! {problem}")
-    provider = Provider(at)
+    provider = connect(at, lambda: store)
     profile = provider.profile
     limits = Limits(max_requests=profile.max_requests, max_bytes=profile.max_bytes)
     engine = Engine(store, provider, limits=limits, now=StoreClock(store), log=say)

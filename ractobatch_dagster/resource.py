@@ -15,6 +15,7 @@ from ractobatch_dagster.store import Store, StoreClock, deployed
 if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.provider.client import Provider
+    from ractobatch_dagster.provider.profile import Kind
     from ractobatch_dagster.requests.cut import Limits
     from ractobatch_dagster.results.cost import Price
     from ractobatch_dagster.submission.alarms import Patience
@@ -67,7 +68,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     api_key: str | None = Field(
         default=None,
         repr=False,
-        description="The API key; give it as `EnvVar`. Without one the `openai` client reads OPENAI_API_KEY.",
+        description="The API key; give it as `EnvVar`. Without one OPENAI_API_KEY is read, or ANTHROPIC_API_KEY.",
     )
     root: str = Field(
         description="Where submissions and tables live: a directory, `s3://`, `gs://` or `az://`. Every process that "
@@ -78,9 +79,9 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
     )
     provider: str | None = Field(
         default=None,
-        description="What kind of server it is: `openai`, `azure`, `compatible` or `local`; told from the address "
-        "where left out. `local` starts the package's own batch server below the root when it is needed: no key, no "
-        "cost, and answers by rules instead of a model.",
+        description="What kind of server it is: `openai`, `azure`, `compatible`, `anthropic` or `local`; told from the "
+        "address where left out. `local` starts the package's own batch server below the root when it is needed: no "
+        "key, no cost, and answers by rules instead of a model.",
     )
     organization: str | None = Field(default=None, description="OpenAI organisation.")
     project: str | None = Field(default=None, description="OpenAI project; batches and files belong to one.")
@@ -172,9 +173,12 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             ConfigurationError: There is no key, or no such kind of provider.
         """
         if self._provider is None:
+            from ractobatch_dagster.provider.connecting import profile_of
+
             base_url, api_key = self._address()
-            if not (api_key or os.environ.get("OPENAI_API_KEY")):
-                raise ConfigurationError("There is no API key: set OPENAI_API_KEY, or give `api_key` to the resource.")
+            variable = f"{profile_of(self._kind(), base_url).environ}_API_KEY"
+            if not (api_key or os.environ.get(variable)):
+                raise ConfigurationError(f"There is no API key: set {variable}, or give `api_key` to the resource.")
             self._provider = self._made(base_url, api_key)
         built: Provider = self._provider
         return built
@@ -189,28 +193,36 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         return built
 
     def _made(self, base_url: str | None, api_key: str | Callable[[], str] | None) -> Provider:
-        from ractobatch_dagster.provider.client import Account, Provider
+        from ractobatch_dagster.provider.account import Account
+        from ractobatch_dagster.provider.connecting import connect
+
+        account = Account(
+            api_key=api_key,
+            base_url=base_url,
+            organization=self.organization,
+            project=self.project,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            default_headers=self.default_headers or None,
+            kind=self._kind(),
+        )
+        return connect(account, lambda: self.store)
+
+    def _kind(self) -> Kind | None:
         from ractobatch_dagster.provider.profile import PROFILES
 
         if self.provider not in (None, *PROFILES):
             raise ConfigurationError(f"provider={self.provider!r} is none of {', '.join(PROFILES)}.")
-        return Provider(
-            Account(
-                api_key=api_key,
-                base_url=base_url,
-                organization=self.organization,
-                project=self.project,
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-                default_headers=self.default_headers or None,
-                kind=self.provider,
-            )
-        )
+        return self.provider
 
     def processor(self, model: str = "gpt-4o-mini", *, default_prompt: Any = None) -> OpenAIBatchProcessor:
         """A batch processor on this account, for one batch at a time inside an asset or op of your own."""
         from ractobatch_dagster.processor import OpenAIBatchProcessor
 
+        if self.get_provider().profile.endpoints is not None:
+            raise ConfigurationError(
+                f"The processor speaks to OpenAI's API, and this is {self.get_provider().identity}."
+            )
         base_url, api_key = self._address()
         return OpenAIBatchProcessor(
             model,

@@ -131,9 +131,10 @@ class BatchSpec:
         """What the requests of one submission share; the provider is the resource's own where none is given."""
         from ractobatch_dagster.submission.opening import Terms
 
+        provider = provider or resource.get_provider()
         return Terms(
-            provider=(provider or resource.get_provider()).identity,
-            template=self.template,
+            provider=provider.identity,
+            template=self.template.at(provider.profile),
             limits=resource.limits(),
             completion_window=self.completion_window,
             max_rounds=self.max_rounds,

@@ -100,11 +100,14 @@ def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
     """
     known = {one.id: one for one in submissions(store, everything=True) if one.state is not None}
     ours = {batch.batch_id: one for one in known.values() if one.state for batch in one.state.batches if batch.batch_id}
+    oldest = min((one.state.created_at for one in known.values() if one.state), default=0.0)
     seen, foreign, pages = set[str](), 0, 0
     for page in pages_of(provider, _PAGES):
         pages += 1
         for remote in page:
             seen.add(remote.id)
+            if remote.anonymous and remote.status.terminal and remote.id not in ours and remote.created_at >= oldest:
+                remote = _claimed(provider, remote)  # noqa: PLW2901
             id_ = remote.metadata.get(KEY, "").partition("/")[0]
             if id_ in known and remote.id not in ours:
                 yield _unknown(known[id_], remote)
@@ -117,6 +120,14 @@ def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
     yield Finding("known", True, f"{len(seen & set(ours)):,} batches are known to both")
     if foreign:
         yield Finding("foreign", True, f"{foreign:,} batches are of submissions that this root does not have")
+
+
+def _claimed(provider: Provider, remote: RemoteBatch) -> RemoteBatch:
+    """A batch with its key, if its results still show it."""
+    try:
+        return provider.whose(remote)
+    except ProviderNotFoundError:
+        return remote
 
 
 def _unknown(one: Listed, remote: RemoteBatch) -> Finding:

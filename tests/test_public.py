@@ -269,6 +269,13 @@ def test_only_the_provider_and_the_processor_know_openai() -> None:
     assert users <= {"provider", "processor.py"}
 
 
+def test_only_the_provider_knows_anthropic() -> None:
+    """No other module imports `anthropic`, and the provider does so when it is asked something."""
+    users = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if "anthropic" in _tops(path)}
+    assert users == {"provider"}
+    assert "anthropic" not in _loaded_by("import ractobatch_dagster.provider.message_batches")
+
+
 ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
 
 

@@ -61,7 +61,7 @@ class Model(Protocol):
 
 
 class RuleModel:
-    """The built-in model: rules, no network and no weights. It takes chat completions, responses, embeddings."""
+    """The built-in model: rules, no network and no weights. It takes chats, responses, embeddings, messages."""
 
     concurrency = 1  # it computes in Python, where a second thread gains nothing
 
@@ -71,6 +71,7 @@ class RuleModel:
             "/v1/chat/completions": _chat,
             "/v1/responses": _response,
             "/v1/embeddings": _embeddings,
+            "/v1/messages": _message,
         }
         try:
             if endpoint not in answerers:
@@ -161,6 +162,41 @@ def _response(body: Mapping[str, Any]) -> Json:
             "output_tokens": made,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": given + made,
+        },
+    }
+
+
+def _message(body: Mapping[str, Any]) -> Json:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _RefusedError("messages: Field required", "messages")
+    if not isinstance(body.get("max_tokens"), int):
+        raise _RefusedError("max_tokens: Field required", "max_tokens")
+    text, wanted = _last_user_text(messages), (body.get("output_config") or {}).get("format") or {}
+    choice = body.get("tool_choice") or {}
+    tool = next((one for one in body.get("tools") or [] if one.get("name") == choice.get("name")), None)
+    if tool is not None:
+        made = _instance(tool.get("input_schema") or {"type": "object"}, text, "tools")
+        block: Json = {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": tool["name"], "input": made}
+        spent, reason = _tokens(_compact(made)), "tool_use"
+    else:
+        content = _content(text, wanted, wanted.get("schema"), "output_config.format")
+        content, spent, cut = _limit(content, body["max_tokens"])
+        block, reason = {"type": "text", "text": content}, "max_tokens" if cut else "end_turn"
+    given = _tokens(msgspec.json.encode(messages)) + _tokens(msgspec.json.encode(body.get("system") or ""))
+    return {
+        "id": f"msg_{secrets.token_hex(12)}",
+        "type": "message",
+        "role": "assistant",
+        "model": body.get("model"),
+        "content": [block],
+        "stop_reason": reason,
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": given,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": spent,
         },
     }
 

@@ -1,14 +1,13 @@
-"""The HTTP face of the server: OpenAI's Files and Batches API, and the model's own endpoints beside it."""
+"""The HTTP face of the server: OpenAI's Files and Batches API, Anthropic's, and the model's own endpoints."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,7 +17,9 @@ from starlette.routing import Route
 from ractobatch_dagster.local.calls import Activity, json_response
 from ractobatch_dagster.local.disk import Batch, Json
 from ractobatch_dagster.local.downloads import download
-from ractobatch_dagster.local.problems import ApiError, error_body
+from ractobatch_dagster.local.messages import MessageBatches
+from ractobatch_dagster.local.parsing import page, read_body
+from ractobatch_dagster.local.problems import MESSAGES, ApiError, as_told, error_body
 from ractobatch_dagster.local.trouble import Trouble, cannot_find
 from ractobatch_dagster.local.uploads import receive_form
 from ractobatch_dagster.local.work import Work
@@ -56,11 +57,11 @@ def build_app(work: Work, api_key: str, nonce: str) -> Activity:
         return json_response({"status": "ok", "nonce": nonce})
 
     async def answer(request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         if body.get("stream"):
             raise ApiError(400, "Streaming is not supported.", param="stream")
         status, content = await work.answer(request.url.path, body)
-        return json_response(content, status)
+        return json_response(content if status < 400 else as_told(request.url.path, status, content), status)
 
     app = Starlette(
         routes=[
@@ -74,7 +75,8 @@ def build_app(work: Work, api_key: str, nonce: str) -> Activity:
             Route("/v1/batches", batches.list),
             Route("/v1/batches/{id}", batches.retrieve),
             Route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"]),
-            *(Route(endpoint, answer, methods=["POST"]) for endpoint in ENDPOINTS),
+            *MessageBatches(work, files.get).routes,
+            *(Route(endpoint, answer, methods=["POST"]) for endpoint in (*ENDPOINTS, MESSAGES)),
         ],
         exception_handlers=dict.fromkeys((ApiError, HTTPException, Exception), _on_error),
         lifespan=lifespan,
@@ -110,11 +112,11 @@ class _Files:
         files = [
             file
             for file_id in list(self._disk.files)
-            if (file := self._get(file_id)) and purpose in (None, file["purpose"]) and self._disk.age(file_id) >= lag
+            if (file := self.get(file_id)) and purpose in (None, file["purpose"]) and self._disk.age(file_id) >= lag
         ]
         ascending = request.query_params.get("order") == "asc"
-        page = _page(request, files if ascending else files[::-1], ascending=ascending, maximum=10_000)
-        return json_response(page)
+        entries, after = files if ascending else files[::-1], request.query_params.get("after")
+        return json_response(page(request, entries, ascending=ascending, maximum=10_000, after=after))
 
     async def retrieve(self, request: Request) -> Response:
         return json_response(self._find(request))
@@ -136,12 +138,12 @@ class _Files:
 
     def _find(self, request: Request) -> Json:
         file_id = request.path_params["id"]
-        file = self._get(file_id)
+        file = self.get(file_id)
         if file is None:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return file
 
-    def _get(self, file_id: str) -> Json | None:
+    def get(self, file_id: str) -> Json | None:
         """The file, unless there is none or its time is over."""
         file = self._disk.file(file_id)
         if file and file["purpose"] == "batch_output":
@@ -161,7 +163,7 @@ class _Batches:
         self._work, self._disk = work, work.disk
 
     async def create(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         for name in ("input_file_id", "endpoint", "completion_window"):
             if not body.get(name):
                 raise _missing(name)
@@ -188,11 +190,13 @@ class _Batches:
         trouble.before_create(file_id, age, self._work.open_batches, begun)
 
     async def list(self, request: Request) -> Response:
-        batches = [batch.shown for batch in self._disk.batches.values() if self._work.is_listed(batch)]
+        listed = (batch for batch in self._disk.batches.values() if self._work.is_listed(batch))
+        batches = [batch.shown for batch in listed if batch.shown["endpoint"] != MESSAGES]
         ascending = self._work.trouble.faults.oldest_first
-        page = _page(request, batches if ascending else batches[::-1], ascending=ascending, maximum=100, default=20)
-        page["data"] = [self._work.show_listed(self._disk.batches[shown["id"]]) for shown in page["data"]]
-        return json_response(page)
+        entries, after = batches if ascending else batches[::-1], request.query_params.get("after")
+        shown = page(request, entries, ascending=ascending, maximum=100, default=20, after=after)
+        shown["data"] = [self._work.show_listed(self._disk.batches[one["id"]]) for one in shown["data"]]
+        return json_response(shown)
 
     async def retrieve(self, request: Request) -> Response:
         return self._show(self._find(request))
@@ -211,29 +215,6 @@ class _Batches:
         if batch is None:
             raise ApiError(404, f"No batch found with id '{batch_id}'.", param="batch_id")
         return batch
-
-
-def _page(
-    request: Request, newest_last_or_first: Iterable[Json], *, ascending: bool, maximum: int, default: int | None = None
-) -> Json:
-    """One page of a list; ids sort by age, so a cursor works even when its object is gone."""
-    text = request.query_params.get("limit", str(default or maximum))
-    if not text.isdecimal() or not 1 <= int(text) <= maximum:
-        raise ApiError(400, f"Invalid 'limit': it must be a whole number from 1 to {maximum}.", param="limit")
-    after = request.query_params.get("after")
-    entries = [
-        entry
-        for entry in newest_last_or_first
-        if not after or (entry["id"] > after if ascending else entry["id"] < after)
-    ]
-    data = entries[: int(text)]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": len(entries) > len(data),
-    }
 
 
 def _missing(name: str) -> ApiError:
@@ -280,22 +261,15 @@ def _lifetime(seconds: str | int | None, name: str) -> int | None:
     return int(seconds)
 
 
-async def _body(request: Request) -> Json:
-    try:
-        body = msgspec.json.decode(await request.body())
-    except msgspec.DecodeError:
-        body = None
-    if not isinstance(body, dict):
-        raise ApiError(400, "We could not parse the JSON body of your request: an object is expected.")
-    return body
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
+    status, headers = 500, dict[str, str]()
     if isinstance(error, ApiError):
-        response = json_response(error.body, error.status_code)
-        response.headers.update(error.headers)
-        return response
-    if isinstance(error, HTTPException):
-        message = f"{error.detail}: {request.method} {request.url.path}"
-        return json_response(error_body(error.status_code, message), error.status_code)
-    return json_response(error_body(500, f"The server failed: {type(error).__name__}: {error}"), 500)
+        status, body, headers = error.status_code, error.body, error.headers
+    elif isinstance(error, HTTPException):
+        status = error.status_code
+        body = error_body(status, f"{error.detail}: {request.method} {request.url.path}")
+    else:
+        body = error_body(500, f"The server failed: {type(error).__name__}: {error}")
+    response = json_response(as_told(request.url.path, status, body), status)
+    response.headers.update(headers)
+    return response

@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ractobatch_dagster.local.disk import Json
 from ractobatch_dagster.local.faults import CallFault
-from ractobatch_dagster.local.problems import error_body
+from ractobatch_dagster.local.problems import as_told, error_body
 from ractobatch_dagster.local.trouble import retry_after
 from ractobatch_dagster.local.work import Work
 
 __all__ = ["Activity", "json_response"]
 
-CREATE = ("POST", "/v1/batches")
+CREATES = (("POST", "/v1/batches"), ("POST", "/v1/messages/batches"))
 
 
 class Activity:
@@ -29,12 +29,12 @@ class Activity:
     Args:
         app: What answers.
         work: The batches, and the trouble they are in.
-        api_key: What clients must send as their bearer token.
+        api_key: What clients must send, as their bearer token or as Anthropic's `x-api-key`.
     """
 
     def __init__(self, app: ASGIApp, work: Work, api_key: str) -> None:
         self._app, self._work = app, work
-        self._expected = f"Bearer {api_key}".encode()
+        self._expected = api_key.encode()
         self._open = 0
         self._last = time.monotonic()
 
@@ -60,10 +60,10 @@ class Activity:
         route, object_id = _route(scope["path"])
         call = (scope["method"], route)
         self._work.counts.calls[call] += 1
-        key = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(key, self._expected):
+        if not hmac.compare_digest(_key(scope), self._expected):
             message = "Incorrect API key provided. The key of this server was shown when it was started."
-            await json_response(error_body(401, message, code="invalid_api_key"), 401)(scope, receive, send)
+            body = as_told(scope["path"], 401, error_body(401, message, code="invalid_api_key"))
+            await json_response(body, 401)(scope, receive, send)
             return
         trouble = self._work.trouble.at(self._number(call, object_id))
         countdown = trouble.call(*call)
@@ -77,7 +77,7 @@ class Activity:
     def _number(self, call: tuple[str, str], object_id: str) -> int | None:
         """The number of the batch that a call is about, by its own id or that of one of its files."""
         disk = self._work.disk
-        if call == CREATE:
+        if call in CREATES:
             return len(disk.batches)
         batch = disk.batches.get(object_id) or disk.batch_with(object_id)
         return batch.number if batch else None
@@ -118,9 +118,9 @@ class _Mishap:
 
     async def _fail(self) -> None:
         fault, status = self.fault, self.fault.status or 500
-        key = dict(self.scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
-        message = (fault.message or f"This call was made to fail with status {status}.").replace("{key}", key)
-        response = json_response(error_body(status, message, code=fault.code), status)
+        message = fault.message or f"This call was made to fail with status {status}."
+        body = error_body(status, message.replace("{key}", _key(self.scope).decode()), code=fault.code)
+        response = json_response(as_told(self.scope["path"], status, body), status)
         response.headers.update(retry_after(fault.retry_after, as_date=fault.retry_after_date))
         await response(self.scope, self.receive, self.send)
 
@@ -144,9 +144,17 @@ async def _received(receive: Receive) -> Receive:
     return again
 
 
+def _key(scope: Scope) -> bytes:
+    """The key that a client sends."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+
+
 def _route(path: str) -> tuple[str, str]:
-    """A path with `{id}` in the place of an id, and that id."""
+    """A path with `{id}` in the place of an id, and that id as it is here."""
     parts = path.split("/")
+    if len(parts) > 4 and parts[2:4] == ["messages", "batches"]:
+        return "/".join([*parts[:4], "{id}", *parts[5:]]), parts[4].removeprefix("msg")
     if len(parts) > 3 and parts[2] in ("files", "batches"):
         return "/".join([*parts[:3], "{id}", *parts[4:]]), parts[3]
     return path, ""

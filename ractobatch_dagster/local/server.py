@@ -114,8 +114,14 @@ class LocalServer:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment variables that lead an OpenAI client here."""
-        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key}
+        """The environment variables that lead an OpenAI client, or Anthropic's, here."""
+        root = self.base_url.removesuffix("/v1")
+        return {
+            "OPENAI_BASE_URL": self.base_url,
+            "OPENAI_API_KEY": self.api_key,
+            "ANTHROPIC_BASE_URL": root,
+            "ANTHROPIC_API_KEY": self.api_key,
+        }
 
     @property
     def faults(self) -> Faults:
@@ -140,7 +146,7 @@ class LocalServer:
     @property
     def creates(self) -> int:
         """How many times a client has tried to create a batch, whatever the reply was."""
-        return self._counts.calls["POST", "/v1/batches"]
+        return self._counts.calls["POST", "/v1/batches"] + self._counts.calls["POST", "/v1/messages/batches"]
 
     def batches(self) -> list[Json]:
         """Every batch as it really is, untouched by faults, oldest first."""

@@ -210,11 +210,11 @@ def _short_for(faults: Faults) -> Iterator[CallFault]:
     if faults.outage:
         yield CallFault(times=faults.outage, status=503, message="The server is currently overloaded.")
     if faults.lost_create_replies:
-        yield CallFault("POST", "/v1/batches", times=faults.lost_create_replies, done=True, status=500, message=_LOST)
+        for route in ("/v1/batches", "/v1/messages/batches"):
+            yield CallFault("POST", route, times=faults.lost_create_replies, done=True, status=500, message=_LOST)
     if faults.bad_gateway_downloads:
-        yield CallFault(
-            "GET", "/v1/files/{id}/content", times=faults.bad_gateway_downloads, status=502, message="Bad gateway."
-        )
+        for route in ("/v1/files/{id}/content", "/v1/messages/batches/{id}/results"):
+            yield CallFault("GET", route, times=faults.bad_gateway_downloads, status=502, message="Bad gateway.")
 
 
 def retry_after(seconds: float | None, *, as_date: bool = False) -> dict[str, str]:

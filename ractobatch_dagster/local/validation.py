@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ractobatch_dagster.local.disk import Json
+from ractobatch_dagster.local.problems import MESSAGES
 
 __all__ = ["Limits", "Validated", "validate"]
 
@@ -101,10 +102,10 @@ def _check_request(request: Json, line: int, endpoint: str, found: Validated, se
             param="url",
             line=line,
         )
-    _check_body(body, line, found)
+    _check_body(body, line, found, one_model=endpoint != MESSAGES)
 
 
-def _check_body(body: Any, line: int, found: Validated) -> None:
+def _check_body(body: Any, line: int, found: Validated, *, one_model: bool) -> None:
     if not isinstance(body, dict):
         found.blame("invalid_request", "The body must be a JSON object.", param="body", line=line)
         return
@@ -118,7 +119,7 @@ def _check_body(body: Any, line: int, found: Validated) -> None:
         )
     elif found.model is None:
         found.model = model
-    elif model != found.model:
+    elif one_model and model != found.model:
         found.blame(
             "model_mismatch",
             f"The model {model!r} differs from {found.model!r} of the lines before. All requests of a batch "

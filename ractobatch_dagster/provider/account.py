@@ -11,14 +11,14 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.provider.profile import Kind
+from ractobatch_dagster.provider.profile import PROFILES, Kind
 
 __all__ = ["Account", "without_password"]
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where a provider is and how to get in; what is `None` the `openai` client reads from the environment.
+    """Where a provider is and how to get in; what is `None` the client reads from the environment.
 
     Attributes:
         api_key: The key. White space around it, such as the line feed of a mounted secret, is taken off. Or a function
@@ -83,7 +83,7 @@ class Account:
     def _key(self) -> str | None:
         # the key and the address are read here and not by the client: it would send a line feed, and log a password
         given = None if callable(self.api_key) else self.api_key
-        key = (given or os.environ.get("OPENAI_API_KEY") or "").strip()
+        key = (given or os.environ.get(f"{self._environ}_API_KEY") or "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ConfigurationError("The API key holds a character that no HTTP header takes. Copy it anew.")
         return key or None
@@ -94,8 +94,12 @@ class Account:
         return [key, *(self.default_headers or {}).values(), urlsplit(self._url).password]
 
     @property
+    def _environ(self) -> str:
+        return PROFILES[self.kind].environ if self.kind else "OPENAI"
+
+    @property
     def _url(self) -> str:
-        return self.base_url or os.environ.get("OPENAI_BASE_URL") or ""
+        return self.base_url or os.environ.get(f"{self._environ}_BASE_URL") or ""
 
 
 def without_password(url: str) -> str:

@@ -62,6 +62,13 @@ class Calls:
         """The `openai` client."""
         raise NotImplementedError
 
+    @cached_property
+    def sdk(self) -> Any:
+        """The client's package, whose exceptions are translated."""
+        import openai
+
+        return openai
+
     def _fetch(self, client: Any, file_id: str, target: IO[bytes]) -> Any:
         """Append a file's content, as it arrives, and return how long it should be, where the reply says so."""
         raise NotImplementedError
@@ -165,6 +172,10 @@ class Calls:
         more = bool(batches) and getattr(page, "has_more", None) is not False and batches[-1].id != after
         return Page(batches, batches[-1].id if more else None)
 
+    def _claiming(self, remote: RemoteBatch) -> Steps[RemoteBatch]:
+        yield from ()
+        return remote
+
     def _finding(self, prefix: str) -> Steps[list[UploadedFile]]:
         files: dict[str, UploadedFile] = {}
         start: dict[str, str] = {}
@@ -238,7 +249,7 @@ class Calls:
         try:
             return (yield partial(call, client))
         except Exception as error:
-            failure = translated(error, doing, creating=creating, now=self._now(), secrets=self._secrets())
+            failure = translated(error, doing, self.sdk, creating=creating, now=self._now(), secrets=self._secrets())
             if failure is None:
                 raise
             cause = None if holds_secret(error, self._secrets()) else error
@@ -255,7 +266,7 @@ class Calls:
 
     def _secrets(self) -> frozenset[str]:
         """What no text may hold; read anew each time, since a client may be given a function that makes its keys."""
-        names = ("api_key", "admin_api_key", "webhook_secret", "_azure_ad_token")
+        names = ("api_key", "auth_token", "admin_api_key", "webhook_key", "webhook_secret", "_azure_ad_token")
         keys = [getattr(one, name, None) for one in (self.client, self._quiet) for name in names]
         headers = getattr(self.client, "_custom_headers", None) or {}
         password = urlsplit(str(self.client.base_url)).password

@@ -116,6 +116,10 @@ class Provider(Calls):
         """A page of up to 100 batches of the account."""
         return self._run(self._repeated(lambda: self._listing(after)))
 
+    def whose(self, remote: RemoteBatch) -> RemoteBatch:
+        """The same batch with the key that it carries, where only the results of one that has ended show it."""
+        return self._run(self._repeated(lambda: self._claiming(remote)))
+
     def find_files(self, prefix: str) -> list[UploadedFile]:
         """All input files whose names begin like this."""
         return self._run(self._repeated(lambda: self._finding(prefix)))

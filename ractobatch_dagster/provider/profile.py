@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
 __all__ = ["PROFILES", "Kind", "Profile", "kind_of"]
 
-Kind = Literal["openai", "azure", "compatible", "local"]
+Kind = Literal["openai", "azure", "compatible", "local", "anthropic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,11 @@ class Profile:
         max_bytes: How many bytes; below the documented limit, since "200 MB" does not say which MB, and gateways
             in front of a server have limits of their own.
         batches_per_hour: How many batches may be created in an hour, where that is limited.
-        supports_metadata: Whether a batch keeps the metadata it was created with.
+        supports_metadata: Whether a batch keeps the metadata it was created with, or at least our key.
         list_lag: For how many seconds its list of batches may not show a new one yet; a guess on the safe side.
         dashboard: Where a person sees batches, if anywhere.
+        endpoints: What takes the place of the endpoints that it does not have; `None` where it has them by their names.
+        environ: How the names of the environment variables begin that say the key and the address.
     """
 
     kind: Kind
@@ -32,6 +35,8 @@ class Profile:
     supports_metadata: bool = True
     list_lag: float = 120.0
     dashboard: str | None = None
+    endpoints: Mapping[str, str] | None = None
+    environ: str = "OPENAI"
 
 
 PROFILES: dict[Kind, Profile] = {
@@ -41,6 +46,17 @@ PROFILES: dict[Kind, Profile] = {
     "azure": Profile("azure", 100_000, 180_000_000),
     "compatible": Profile("compatible", 50_000, 90_000_000),
     "local": Profile("local", 50_000, 180_000_000, list_lag=5.0),
+    # Anthropic, "Batch processing": 100,000 requests or 256 MB. There is no input file to be deleted so that a late
+    # create fails: only time shows that there was none, and less is sent in less time.
+    "anthropic": Profile(
+        "anthropic",
+        100_000,
+        90_000_000,
+        list_lag=600.0,
+        dashboard="https://platform.claude.com/workspaces/default/batches",
+        endpoints={"/v1/chat/completions": "/v1/messages"},
+        environ="ANTHROPIC",
+    ),
 }
 
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
@@ -51,4 +67,6 @@ def kind_of(base_url: str) -> Kind:
     host = urlsplit(base_url).hostname or ""
     if host == "api.openai.com" or host.endswith(".api.openai.com"):
         return "openai"
+    if host == "api.anthropic.com":
+        return "anthropic"
     return "azure" if host.endswith(_AZURE) else "compatible"

@@ -40,7 +40,10 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class RemoteBatch:
-    """A batch as the provider last described it. `completed` and `failed` are its progress meter, not an audit.
+    """A batch as the provider last described it.
+
+    `completed` and `failed` are its progress meter, not an audit. Of an `anonymous` one only the results tell whose it
+    is: neither metadata nor an input file says so.
 
     `tokens` are those that it says it billed, read and written, once it has ended; 0 where it does not say.
     """
@@ -57,6 +60,7 @@ class RemoteBatch:
     issues: Sequence[Issue] = ()
     tokens: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    anonymous: bool = False
     raw: Any = None
 
     def job_info(self, provider: str) -> BatchJobInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,21 +12,39 @@ from pydantic import BaseModel
 
 from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.json_schema import response_format
+from ractobatch_dagster.json_schema import output_format, response_format
 from ractobatch_dagster.output import output_type
 from ractobatch_dagster.prompt import Prompt, compiled, output_model
+from ractobatch_dagster.provider.profile import Profile
 
-__all__ = ["CHAT", "EMBEDDINGS", "ENDPOINTS", "RESPONSES", "TURNS", "RequestTemplate", "is_reasoning_model"]
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "ENDPOINTS",
+    "MESSAGES",
+    "RESPONSES",
+    "TURNS",
+    "RequestTemplate",
+    "is_reasoning_model",
+    "maker",
+]
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
+
+MESSAGES = "/v1/messages"
+"""Anthropic's; nobody names it, since there it takes the place of chat."""
 
 ENDPOINTS: Mapping[str, str] = {"chat": CHAT, "responses": RESPONSES, "embeddings": EMBEDDINGS}
 """What people call them."""
 
-TURNS: Mapping[str, str | None] = {CHAT: "messages", RESPONSES: "input", EMBEDDINGS: None}
+TURNS: Mapping[str, str | None] = {CHAT: "messages", MESSAGES: "messages", RESPONSES: "input", EMBEDDINGS: None}
 """Where in a body the turns of a conversation stand; `None` where there is none."""
 
 _response_format = lru_cache(maxsize=32)(response_format)  # every row of a batch has the same
+_output_format = lru_cache(maxsize=32)(output_format)
+
+_MOST = 4_096
+"""The most tokens of a message that does not say it: the Messages API wants to be told."""
 
 # o1, o3-mini, gpt-5.1, openai/gpt-10, but not gpt-35-turbo, which is Azure's name for 3.5
 _REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|[12]\d))(?!\d|.*-chat)", re.IGNORECASE)
@@ -35,6 +53,11 @@ _REASONING = re.compile(r"^(?:ft:)?(?:[\w.-]+/)?(?:o[1-9]|gpt-(?:[5-9]|[12]\d))(
 def is_reasoning_model(model: str) -> bool:
     """Whether it takes `max_completion_tokens` instead of `max_tokens`, and no temperature: o1 and later, GPT-5."""
     return _REASONING.match(model) is not None
+
+
+def maker(model: str) -> str:
+    """Whose model it is, as price lists and icons know it: `anthropic`, or else `openai`."""
+    return "anthropic" if model.startswith("claude-") else "openai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +116,18 @@ class RequestTemplate:
             model, output_type=embedding_model(str(extra.get("model", model)), extra.get("dimensions")), **options
         )
 
+    def at(self, profile: Profile) -> RequestTemplate:
+        """The same for a provider whose endpoints have other names, and other bodies.
+
+        Raises:
+            ConfigurationError: It has no such endpoint.
+        """
+        if profile.endpoints is None:
+            return self
+        if self.endpoint not in profile.endpoints:
+            raise ConfigurationError(f"endpoint: {profile.kind} has nothing like {self.endpoint}.")
+        return replace(self, endpoint=profile.endpoints[self.endpoint])
+
     def body(
         self,
         text: str,
@@ -111,6 +146,8 @@ class RequestTemplate:
             made: dict[str, Any] = {"input": text, "encoding_format": "base64"}
         elif self.endpoint == RESPONSES:
             made = self._response(text, temperature, most)
+        elif self.endpoint == MESSAGES:
+            made = self._message(text, temperature, most)
         else:
             made = self._chat(text, temperature, most, reasons=is_reasoning_model(str(given["model"])))
         return {key: value for key, value in {"model": self.model, **made, **given}.items() if value is not None}
@@ -122,6 +159,16 @@ class RequestTemplate:
             "response_format": _response_format(self.output_type) if self.output_type else None,
             "temperature": temperature,
             "max_completion_tokens" if reasons else "max_tokens": most,
+        }
+
+    def _message(self, text: str, temperature: float | None, most: int | None) -> dict[str, Any]:
+        wanted = _output_format(self.output_type) if self.output_type else None
+        return {
+            "system": self.system,
+            "messages": [{"role": "user", "content": text}],
+            "output_config": {"format": wanted} if wanted else None,
+            "temperature": temperature,
+            "max_tokens": _MOST if most is None else most,
         }
 
     def _response(self, text: str, temperature: float | None, most: int | None) -> dict[str, Any]:

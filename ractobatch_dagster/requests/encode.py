@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.body import TURNS, RequestTemplate
+from ractobatch_dagster.requests.body import MESSAGES, TURNS, RequestTemplate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Encoder",
     "body_hash",
+    "body_of",
     "body_part",
     "custom_id",
     "custom_id_bytes",
@@ -44,7 +45,16 @@ def encode_line(custom_id: str, body: Mapping[str, Any], *, endpoint: str) -> by
     Raises:
         InvalidInputError: The body holds what JSON has no word for (NaN, infinity, a lone surrogate, an object).
     """
+    if endpoint == MESSAGES:
+        return _json({"custom_id": custom_id, "params": body}) + b"\n"
     return _json({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body}) + b"\n"
+
+
+def body_of(line: bytes) -> dict[str, Any]:
+    """The body of the request that a line is."""
+    request: dict[str, Any] = json.loads(line)
+    body: dict[str, Any] = request["body"] if "body" in request else request["params"]
+    return body
 
 
 def request_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> str:

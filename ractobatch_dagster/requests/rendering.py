@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.attachment import RactoFile, may_be_picture, responses_image, user_content
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.body import RESPONSES, TURNS, RequestTemplate, is_reasoning_model
+from ractobatch_dagster.requests.body import CHAT, MESSAGES, RESPONSES, TURNS, RequestTemplate, is_reasoning_model
 from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
 from ractobatch_dagster.requests.overrides import Overrides, Own
 
@@ -187,17 +187,27 @@ _WITH_FILES = 32
 """So many rows with files are in memory at a time."""
 
 
+_SHAPES = {CHAT: "openai", RESPONSES: "openai-responses", MESSAGES: "anthropic"}
+
+_AT_AN_ADDRESS: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    CHAT: lambda url: {"type": "image_url", "image_url": {"url": url}},
+    RESPONSES: lambda url: responses_image(url) if may_be_picture(url) else {"type": "input_file", "file_url": url},
+    MESSAGES: lambda url: {
+        "type": "image" if may_be_picture(url) else "document",
+        "source": {"type": "url", "url": url},
+    },
+}
+
+
 def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list[dict[str, Any]]:
     """The content of a turn with files."""
-    shape = "openai-responses" if endpoint == RESPONSES else "openai"
+    shape = _SHAPES[endpoint]
     parts = list[dict[str, Any]]()
     for one in files:
         if isinstance(one, RactoFile):
             parts += user_content("", [one], shape)["content"][:1]
-        elif endpoint != RESPONSES:
-            parts.append({"type": "image_url", "image_url": {"url": one}})
         else:
-            parts.append(responses_image(one) if may_be_picture(one) else {"type": "input_file", "file_url": one})
+            parts.append(_AT_AN_ADDRESS[endpoint](one))
     kind = "input_text" if endpoint == RESPONSES else "text"
     return [*parts, {"type": kind, "text": text}]
 

@@ -51,16 +51,16 @@ def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
     if isinstance(turns, str):
         return count(turns)
     total = _ALL
-    if instructions := body.get("instructions"):
-        total += _A_MESSAGE + count("system")
-        total += count(instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False))
+    if instructions := body.get("instructions") or body.get("system"):
+        total += _A_MESSAGE + count("system") + _of(instructions, count)
     for message in turns or ():
         total += _A_MESSAGE
         for name, value in message.items():
             total += _of(value, count) + (name == "name")
     schema = _within(body, "response_format", "json_schema", "schema")
     other = _within(body, "text", "format", "schema")
-    others = [part for part in (schema, other, body.get("tools")) if part]
+    format_ = _within(body, "output_config", "format", "schema")
+    others = [part for part in (schema, other, format_, body.get("tools")) if part]
     return total + sum(count(json.dumps(part, ensure_ascii=False, separators=(",", ":"))) for part in others)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ractobatch_dagster.models import RETRYABLE_CODES, BatchStatus, RowStatus
+from ractobatch_dagster.results.messages import as_chat, as_line
 from ractobatch_dagster.secrecy import redacted
 
 __all__ = ["Outcome", "classify", "no_line", "parse_json", "parse_text", "without_fence"]
@@ -53,7 +54,12 @@ def classify(line: dict[str, Any]) -> Outcome:
     Success needs a 2xx and a body without an error: the provider puts HTTP errors into `response.body.error` with
     `error: null`, and ghosts with `status_code: 0` into files that it counts as completed.
     """
-    outcome = Outcome(_text(line.get("custom_id")) or "", "error", line=line)
+    told = as_line(line) if isinstance(line.get("result"), dict) and "response" not in line else line
+    outcome = Outcome(_text(told.get("custom_id")) or "", "error", line=line)
+    return _told(outcome, told)
+
+
+def _told(outcome: Outcome, line: dict[str, Any]) -> Outcome:
     response = line.get("response")
     response = response if isinstance(response, dict) else {}
     outcome.request_id = _text(response.get("request_id")) or None
@@ -104,6 +110,8 @@ def _failed(outcome: Outcome, said: Any, status_code: Any) -> Outcome:
 
 
 def _answered(outcome: Outcome, body: dict[str, Any]) -> Outcome:
+    if body.get("type") == "message":
+        body = as_chat(body)
     outcome.model = _text(body.get("model"))
     _count_tokens(outcome, body.get("usage"))
     if isinstance(body.get("output"), list):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ractobatch_dagster.requests.body import maker
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from genai_prices.types import PriceCalculation
@@ -209,7 +211,7 @@ def _price(model: str, prompt: int, cached: int, completion: int) -> PriceCalcul
 
     try:
         usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
-        price = calc_price(usage, model, provider_id="openai", price_context={"processing": "batch"})
+        price = calc_price(usage, model, provider_id=maker(model), price_context={"processing": "batch"})
     except (LookupError, ValueError):
         return None
     if not any(variant.when.get("processing") == "batch" for variant in price.model.price_variants or ()):

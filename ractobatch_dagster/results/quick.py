@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ractobatch_dagster.provider.naming import untagged
+
 __all__ = ["PlainAnswer", "read_answer"]
 
 PlainAnswer = tuple[str, str, str, str, int, int | None, int, int | None]
@@ -30,7 +32,7 @@ class _Usage(msgspec.Struct, gc=False):
     completion_tokens_details: _Details | None = None
 
 
-class _Message(msgspec.Struct, gc=False):
+class _Said(msgspec.Struct, gc=False):
     content: Annotated[str, msgspec.Meta(min_length=1)]
     refusal: None = None
     tool_calls: None = None
@@ -39,7 +41,7 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
-    message: _Message
+    message: _Said
     finish_reason: Literal["stop"]
 
 
@@ -62,7 +64,40 @@ class _Line(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _Block(msgspec.Struct, gc=False):
+    type: Literal["text"]
+    text: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Spent(msgspec.Struct, gc=False):
+    input_tokens: _Count
+    output_tokens: _Count
+    cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
+    output_tokens_details: None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    model: str
+    content: Annotated[list[_Block], msgspec.Meta(min_length=1, max_length=1)]
+    stop_reason: Literal["end_turn", "stop_sequence"]
+    usage: _Spent
+
+
+class _Result(msgspec.Struct, gc=False):
+    type: Literal["succeeded"]
+    message: _Message
+
+
+class _MessageLine(msgspec.Struct, gc=False):
+    custom_id: Annotated[str, msgspec.Meta(min_length=1)]
+    result: _Result
+    response: msgspec.UnsetType = msgspec.UNSET
+
+
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_message = msgspec.json.Decoder(_MessageLine).decode
 _NO_DETAILS = _Details()
 
 
@@ -71,7 +106,7 @@ def read_answer(data: bytes) -> PlainAnswer | None:
     try:
         line = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+        return _read_message(data)
     response = line.response
     body = response.body
     usage = body.usage
@@ -84,4 +119,28 @@ def read_answer(data: bytes) -> PlainAnswer | None:
         (usage.prompt_tokens_details or _NO_DETAILS).cached_tokens,
         usage.completion_tokens,
         (usage.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
+    )
+
+
+def _read_message(data: bytes) -> PlainAnswer | None:
+    """The same of a line of Anthropic's results."""
+    try:
+        line = _decode_message(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    message = line.result.message
+    usage = message.usage
+    read = usage.cache_read_input_tokens
+    prompt = usage.input_tokens + (read or 0) + (usage.cache_creation_input_tokens or 0)
+    if prompt >= 1 << 63:
+        return None
+    return (
+        untagged(line.custom_id),
+        message.content[0].text,
+        message.model,
+        message.id,
+        prompt,
+        read,
+        usage.output_tokens,
+        None,
     )

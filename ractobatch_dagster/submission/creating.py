@@ -12,7 +12,7 @@ from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.provider.translate import misses_file
 from ractobatch_dagster.submission.budget import Purse, Stop
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.looking import scan
+from ractobatch_dagster.submission.looking import scan, suspects
 from ractobatch_dagster.submission.plan import (
     COMMIT_EVERY,
     KEY,
@@ -169,7 +169,8 @@ class Creator:
         """A batch whose create had no clear reply, if it can be seen already; if not, that proves nothing yet."""
         key = batch_key(state.id, batch.number, batch.attempt)
         try:
-            found = scan(self._provider, [key], {str(batch.file_id): batch.file_created_at}, self._enough)
+            ages = {str(batch.file_id): batch.file_created_at}
+            found = scan(self._provider, [key], ages, self._enough, suspects(state, [batch]))
         except ProviderError:
             return None  # the caller raises the create's own error
         return found.get(key) or found.get(str(batch.file_id))

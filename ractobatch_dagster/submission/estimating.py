@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
-from ractobatch_dagster.requests.encode import Encoder, custom_id, escape
+from ractobatch_dagster.requests.encode import Encoder, body_of, custom_id, escape
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.requests.tokens import counter, encoding_name
@@ -255,7 +254,7 @@ def _tokens(
         guess = f"guessed from the bytes, {BYTES_PER_TOKEN} a token; install the extra `tokens` to count them"
         files_in = [(len(part), sum(map(len, _FILE.findall(part)))) for part, _ in some] if encoder.bodies else [(1, 0)]
         return round(size - _ratio(files_in, requests)[0] * parts) // BYTES_PER_TOKEN, None, guess
-    plain = count(json.loads(encoder.line(b"", b'""'))["body"]) if not encoder.bodies else 0
+    plain = count(body_of(encoder.line(b"", b'""'))) if not encoder.bodies else 0
     seen = [(len(part), count(body) - plain) for part, body in some]
     ratio, error = _ratio(seen, requests)
     how = f"counted as {encoding_name(model)} in {len(seen):,} of {requests:,} requests"
@@ -288,7 +287,7 @@ def _some(
         rows = asked_rows(files, batch).rows
         wanted = min(-(-sample * batch.requests // requests), len(rows))
         for row, part in _parts(files, encoder, batch, rows[sorted(draw.sample(range(len(rows)), wanted))]):
-            yield part, json.loads(encoder.line(custom_id(row).encode(), part))["body"]
+            yield part, body_of(encoder.line(custom_id(row).encode(), part))
 
 
 def _parts(

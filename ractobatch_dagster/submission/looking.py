@@ -10,8 +10,9 @@ from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderT
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.submission.plan import KEY
+from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["Looked", "look", "pages_of", "scan"]
+__all__ = ["Looked", "look", "pages_of", "scan", "suspects"]
 
 _MAX_SCAN_PAGES = 100
 _OLD_PAGES = 2
@@ -89,8 +90,12 @@ def scan(
     keys: Collection[str],
     files: Mapping[str, float],
     enough: Callable[[], bool] = lambda: False,
+    suspect: Callable[[RemoteBatch], bool] = lambda _: True,
 ) -> dict[str, RemoteBatch]:
     """Which of these batches exist: by their key, or by their input file where the provider forgets metadata.
+
+    Where neither is shown, a batch that may be one of them must have ended before its results tell; until then nobody
+    knows.
 
     A batch is only taken for absent once the provider's whole list was read, or several pages in a row that are
     wholly older than the input file, by the provider's own clock.
@@ -100,6 +105,7 @@ def scan(
         keys: What their metadata would say.
         files: The ids of their input files, and when each was uploaded by the provider's clock; 0 where unknown.
         enough: Whether to stop here.
+        suspect: Whether a batch that does not show whose it is may be one of them.
 
     Returns:
         Those that exist, each under its key and under its input file's id.
@@ -108,18 +114,21 @@ def scan(
         ProviderError: Nobody knows: the list cannot be read, or not far enough.
     """
     try:
-        return _scan(pages_of(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
+        found, anonymous = _scan(pages_of(provider, _MAX_SCAN_PAGES + 1), keys, files, enough)
     except ProviderError as error:
         if not error.unsupported:
             raise
         raise _unknown(keys, f"the provider has no list of batches ({error})") from error
+    return found | _claimed(provider, keys, [one for one in anonymous if suspect(one)], enough)
 
 
 def _scan(
     pages: Iterable[list[RemoteBatch]], keys: Collection[str], files: Mapping[str, float], enough: Callable[[], bool]
-) -> dict[str, RemoteBatch]:
+) -> tuple[dict[str, RemoteBatch], list[RemoteBatch]]:
+    """Those that are found, and those since the files were made that do not show whose they are."""
     since = min(files.values(), default=0.0) - _CLOCK_SLACK
     found: dict[str, RemoteBatch] = {}
+    anonymous: list[RemoteBatch] = []
     older, first, last, falling = 0, 0.0, float("inf"), True
     for number, page in enumerate(pages):
         for remote in page:
@@ -128,6 +137,8 @@ def _scan(
                 found[str(key)] = remote
             if remote.input_file_id in files:
                 found[str(remote.input_file_id)] = remote
+            if remote.anonymous and remote.created_at >= since:
+                anonymous.append(remote)
             # only a list that begins with the newest need not be read to its end
             falling = falling and 0 < remote.created_at <= last
             first, last = first or remote.created_at, remote.created_at
@@ -138,7 +149,40 @@ def _scan(
             raise _unknown(keys, f"it is not among the newest {_MAX_SCAN_PAGES * 100:,} batches, and there are more")
         if enough():
             raise ProviderTimeoutError("The time was up before the provider's list of batches was read; looking again.")
+    return found, anonymous
+
+
+def _claimed(
+    provider: Provider, keys: Collection[str], anonymous: Iterable[RemoteBatch], enough: Callable[[], bool]
+) -> dict[str, RemoteBatch]:
+    """Those of the batches that carry one of these keys.
+
+    Raises:
+        ProviderAPIError: One that has not ended may be the one that is missing.
+        ProviderTimeoutError: The time was up.
+    """
+    running: list[RemoteBatch] = []
+    found: dict[str, RemoteBatch] = {}
+    for remote in anonymous:
+        if not remote.status.terminal:
+            running.append(remote)
+        elif enough():
+            raise ProviderTimeoutError("The time was up before it was known whose batches these are; looking again.")
+        elif (key := (claimed := provider.whose(remote)).metadata.get(KEY)) in keys:
+            found[str(key)] = claimed
+    if running and len(found) < len(keys):
+        raise ProviderAPIError(
+            f"Whether {', '.join(sorted(set(keys) - set(found)))} was created is known once batch {running[0].id} has "
+            "ended, whose results tell whose it is. Nothing was sent again, and it is looked at again by itself."
+        )
     return found
+
+
+def suspects(state: SubmissionState, batches: Collection[BatchState]) -> Callable[[RemoteBatch], bool]:
+    """Tells which batches that do not show whose they are may be one of these: as large, and not known already."""
+    known = {batch.batch_id for batch in state.batches}
+    sizes = {0, *(batch.requests for batch in batches)}
+    return lambda remote: remote.id not in known and remote.total in sizes
 
 
 def _unknown(keys: Collection[str], why: str) -> ProviderAPIError:

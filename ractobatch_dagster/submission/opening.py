@@ -93,8 +93,8 @@ class Terms:
         """Hashes of what the fingerprint is made of, by the name that a person knows."""
         body = self.template.body("")
         named = {"provider": self.provider, "endpoint": self.template.endpoint, "model": body.pop("model", None)}
-        said = {name: body.pop(name, None) for name in ("messages", "instructions", "input")}
-        schema = {name: body.pop(name, None) for name in ("response_format", "text")}
+        said = {name: body.pop(name, None) for name in ("messages", "instructions", "system", "input")}
+        schema = {name: body.pop(name, None) for name in ("response_format", "text", "output_config")}
         prompt = {name: part for name, part in said.items() if part is not None}
         named |= {"prompt": prompt, "output schema": [part for part in schema.values() if part is not None]}
         return {name: request_hash("", name, {"": value}) for name, value in (*named.items(), ("parameters", body))}

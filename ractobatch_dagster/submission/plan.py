@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from ractobatch_dagster.models import BatchStatus
+from ractobatch_dagster.provider.naming import KEY
 from ractobatch_dagster.provider.remote import Issue, RemoteBatch, says_file_missing, says_queue_full
 from ractobatch_dagster.submission.state import BatchState, Intent, SubmissionState
 
@@ -45,9 +46,6 @@ WAVE = 50
 
 COMMIT_EVERY = 30.0
 """Seconds after which a long step records what it has done so far, so that a crash costs no more than that."""
-
-KEY = "ractobatch"
-"""The key in a batch's metadata under which we know it again."""
 
 
 def batch_key(submission: str, number: int, attempt: int) -> str:

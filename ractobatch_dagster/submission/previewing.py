@@ -111,6 +111,7 @@ def preview(
     """
     import pyarrow as pa
 
+    template = template.at(provider.profile)
     sample, requests = _Sample(rows, seed), Requests(provider.identity, template, overrides)
     schemas = []
     for key, frame in frames.items():

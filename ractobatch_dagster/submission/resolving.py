@@ -9,7 +9,7 @@ import msgspec
 from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.looking import scan
+from ractobatch_dagster.submission.looking import scan, suspects
 from ractobatch_dagster.submission.plan import after_look, batch_key, requeued
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
@@ -36,7 +36,8 @@ def resolve(
     """
     unsure = [batch for batch in state.batches if batch.number in numbers]
     keys = {batch.number: batch_key(state.id, batch.number, batch.attempt) for batch in unsure}
-    found = scan(provider, set(keys.values()), {str(batch.file_id): batch.file_created_at for batch in unsure}, enough)
+    ages = {str(batch.file_id): batch.file_created_at for batch in unsure}
+    found = scan(provider, set(keys.values()), ages, enough, suspects(state, unsure))
     known: dict[int, BatchState] = {}
     for batch in unsure:
         remote = found.get(keys[batch.number]) or found.get(str(batch.file_id))

@@ -22,6 +22,7 @@ from ractobatch_dagster.provider.remote import read_batch, read_status
         ("https://mine.openai.azure.com/openai/v1/", "azure"),
         ("https://mine.services.ai.azure.com/openai/v1/", "azure"),
         ("https://api.openai.com.evil.org/v1", "compatible"),
+        ("https://api.anthropic.com", "anthropic"),
         ("http://127.0.0.1:8000/v1", "compatible"),
         ("", "compatible"),
     ],
@@ -32,10 +33,10 @@ def test_the_kind_is_told_from_the_host(address: str, kind: str) -> None:
 
 
 def test_limits_are_below_the_documented_ones() -> None:
-    """No profile goes past 200 MB of either kind; only Azure takes more than 50,000 requests."""
+    """No profile goes past 200 MB of either kind; only Azure and Anthropic take more than 50,000 requests."""
     assert {kind: profile.kind for kind, profile in PROFILES.items()} == {kind: kind for kind in PROFILES}
     assert all(profile.max_bytes < 200_000_000 for profile in PROFILES.values())
-    assert [kind for kind, profile in PROFILES.items() if profile.max_requests != 50_000] == ["azure"]
+    assert [kind for kind, profile in PROFILES.items() if profile.max_requests != 50_000] == ["azure", "anthropic"]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,24 @@ def line(custom_id: str, chance: random.Random) -> dict[str, Any]:
         response = {"status_code": 429, "request_id": "r", "body": {"error": {"code": "rate_limit_exceeded"}}}
     elif kind == 2:
         response, error = None, {"code": "batch_expired", "message": "late"}  # type: ignore[assignment]
+    elif kind == 3:
+        return {"custom_id": f"{custom_id}_s_0_1", "result": {"type": "succeeded", "message": anthropic_message()}}
     return {"id": "b", "custom_id": custom_id, "response": response, "error": error}
+
+
+def anthropic_message() -> dict[str, Any]:
+    """A message as Anthropic writes it."""
+    usage = {"input_tokens": 5, "cache_read_input_tokens": 2, "cache_creation_input_tokens": 1, "output_tokens": 3}
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-haiku-4-5-20251001",
+        "content": [{"type": "text", "text": '{"sentiment": "positive"}'}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": usage,
+    }
 
 
 def scrambled(value: Any, chance: random.Random) -> Any:

@@ -14,6 +14,7 @@ from ractobatch_dagster.results.cost import batch_cost, batch_costs, prompts_cos
 MODELS = [
     *("gpt-4o-mini-2024-07-18", "gpt-4.1", "gpt-5-nano", "o1-pro", "gpt-4o", "gpt-3.5-turbo"),
     *("gpt-5.4", "gpt-5.4-pro", "gpt-5.5"),  # dearer beyond some length of the prompt
+    *("claude-haiku-4-5-20251001", "claude-sonnet-4-5", "claude-opus-4-6"),
     *("text-embedding-3-small", "whisper-1", "no-such-model", "", None),
 ]
 COUNTS = st.one_of(

@@ -76,7 +76,7 @@ def test_plain_answers_do_go_the_quick_way() -> None:
 def test_details_of_the_usage_are_read_as_well() -> None:
     """Cached and reasoning tokens are part of a plain answer, there or not."""
     for details in (None, {}, {"cached_tokens": 4, "audio_tokens": 0}, {"cached_tokens": None}):
-        answer = line("a", random.Random(0))
+        answer = line("a", random.Random(2))
         answer["response"]["body"]["usage"]["prompt_tokens_details"] = details
         answer["response"]["body"]["usage"]["completion_tokens_details"] = {"reasoning_tokens": 2}
         data = json.dumps(answer).encode()
