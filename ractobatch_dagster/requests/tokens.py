@@ -52,7 +52,10 @@ def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
         return count(turns)
     total = _ALL
     if instructions := body.get("instructions") or body.get("system"):
-        total += _A_MESSAGE + count("system") + _of(instructions, count)
+        # blocks of text, or items of any kind
+        blocks = isinstance(instructions, str) or all("text" in part for part in instructions)
+        said = _of(instructions, count) if blocks else count(json.dumps(instructions, ensure_ascii=False))
+        total += _A_MESSAGE + count("system") + said
     for message in turns or ():
         total += _A_MESSAGE
         for name, value in message.items():

@@ -25,6 +25,7 @@ from ractobatch_dagster.requests import frame
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.overrides import Overrides
+from ractobatch_dagster.results.cost import Price
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.spec import RESOURCE, BatchSpec
 from ractobatch_dagster.store import StoreClock
@@ -51,6 +52,7 @@ class Resource:
     require_sensor = False
     patience = Patience()
     hive_column = None
+    budgets: tuple[()] = ()
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -64,6 +66,10 @@ class Resource:
     def get_provider(self) -> Provider:
         """The provider, as real as can be."""
         return self._stage.provider
+
+    def price_list(self) -> dict[str, Price]:
+        """None are given."""
+        return {}
 
     def limits(self) -> Limits:
         """Few requests to a batch."""
