@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -119,12 +120,14 @@ class BatchSpec:
         from ractobatch_dagster.results.table import reserved_names
         from ractobatch_dagster.submission.sealing import Rules
 
+        prompt = [PROMPT] if self.prompts is None else self.prompts.columns
         return Rules(
             key=self.key,
             reserved=reserved_names(self.template.output_type),
             needed=self.carry or (),
             on_null=self.on_null,
             name=f"the frame of {self.name!r}",
+            prompt=" or ".join(map(repr, prompt)),
         )
 
     def terms(self, resource: OpenAIBatchResource, run_id: str, provider: Provider | None = None) -> Terms:

@@ -8,7 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ractobatch_dagster import BatchAsset, ConfigurationError, batch_asset, build_batch_assets
+from ractobatch_dagster import (
+    BatchAsset,
+    ConfigurationError,
+    InvalidInputError,
+    OpenAIBatchResource,
+    batch_asset,
+    build_batch_assets,
+)
 from ractobatch_dagster.local import LocalServer
 from tests.project import Project, failure
 from tests.test_assets import PROMPT, TEXTS, texts
@@ -117,6 +124,14 @@ def test_a_column_that_is_not_there_fails_the_run(batch_server: LocalServer, tmp
     assert batch_server.batches() == []
     with pytest.raises(ConfigurationError, match="'n' is none of model"):
         triage(FRAME, overrides={"n": "tier"})
+
+
+def test_a_row_that_its_template_makes_nothing_of_is_told_by_its_columns() -> None:
+    """Who writes a template, in YAML say, never wrote a column `user_message`."""
+    frame = pd.DataFrame({"id": [1, 2], "subject": ["a", None], "text": ["b", None]})
+    made = triage(frame, template="{{ text }} {{ subject }}")
+    with pytest.raises(InvalidInputError, match=r"row 1 \(id=2\) has no text in 'subject' or 'text'\. Fill it"):
+        made.estimate(OpenAIBatchResource(root="memory:///"))
 
 
 def test_the_code_version_tells_overrides() -> None:

@@ -54,7 +54,9 @@ def check_schema(schema: pa.Schema, *, key: str | None, reserved: Iterable[str],
         ) from error
 
 
-def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: str, on_null: str) -> list[str]:
+def check_block(
+    block: pa.RecordBatch, start: int, *, key: str | None, where: str, on_null: str, prompt: str = repr(PROMPT)
+) -> list[str]:
     """Refuse what only the rows tell.
 
     Args:
@@ -63,6 +65,7 @@ def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: st
         key: The column that must identify a row, if any. Whether it does across blocks, `key_hashes` tells.
         where: How to call this frame in an error.
         on_null: `error` refuses a row without a prompt; `skip` lets it through as a row that is not sent.
+        prompt: Where the user has prompts, in an error.
 
     Returns:
         The prompt of each row, empty where there is nothing to ask.
@@ -81,7 +84,7 @@ def check_block(block: pa.RecordBatch, start: int, *, key: str | None, where: st
     if on_null == "error" and not all(prompts):
         row = prompts.index("")
         raise InvalidInputError(
-            f"{named(row)} has no text in {PROMPT!r}. Fill it, drop the row, or set on_null='skip' to land it unasked.",
+            f"{named(row)} has no text in {prompt}. Fill it, drop the row, or set on_null='skip' to land it unasked.",
             row=start + row,
         )
     if key is not None:

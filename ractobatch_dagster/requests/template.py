@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ _AT_ONCE = 1_000
 class PromptTemplate:
     """A Jinja template whose variables are columns: `"{{ subject }}\\n\\n{{ body }}"`.
 
-    It runs in Jinja's sandbox, where it reaches neither Python's inside nor anything but the row. A null renders as
-    nothing, and a row whose columns are all null has no prompt. A template of nothing but columns of text or whole
+    It runs in Jinja's sandbox, where it reaches neither Python's inside nor anything but the row. A null or NaN renders
+    as nothing, and a row whose columns are all null has no prompt. A template of nothing but columns of text or whole
     numbers is joined in Arrow; any other is called for each row, with the values as Python has them.
 
     Args:
@@ -84,7 +85,7 @@ class PromptTemplate:
         for batch in stream:
             for start in range(0, len(batch), _AT_ONCE):
                 part = batch.slice(start, _AT_ONCE)
-                columns = [part.column(name) for name in self.columns]
+                columns = [_without_nan(part.column(name)) for name in self.columns]
                 prompts = self._joined(columns)
                 if prompts is None:
                     prompts = self._called(columns, row, what)
@@ -135,8 +136,17 @@ def _pieces(parsed: nodes.Template) -> list[tuple[bool, str]] | None:
     return found
 
 
+def _without_nan(column: pa.Array) -> pa.Array:
+    """The column with nulls for what is no number, as pandas has them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    floats = pa.types.is_float64(column.type) or pa.types.is_float32(column.type)
+    return pc.if_else(pc.is_nan(column), None, column) if floats else column
+
+
 def _finalized(value: Any) -> Any:
-    return "" if value is None else value
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
 def _some(columns: Sequence[pa.Array]) -> pa.Array:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster.errors import InvalidInputError, ProviderError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.requests.body import RequestTemplate
-from ractobatch_dagster.requests.checks import check_block, row_names
+from ractobatch_dagster.requests.checks import row_names
 from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
 from ractobatch_dagster.requests.overrides import Overrides
@@ -120,7 +120,7 @@ def preview(
         requests.check(stream.schema, rules.where(key))
         place = 0
         for block in (part for whole in blocks(stream) for part in requests.parts(whole)):
-            prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
+            prompts = rules.check_block(block, place, key)
             named = row_names(block, place, key=rules.key, where=rules.where(key))
             requests.check_rows(block, named)
             sample.add(block, prompts, named)

@@ -38,6 +38,7 @@ class Rules:
         needed: Columns that must be there.
         on_null: `error` refuses a row without a prompt; `skip` lets it through as a row that is not sent.
         name: How to call the frames in an error.
+        prompt: The same of the column of prompts, or of those that they are made of.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Rules:
         needed: Sequence[str] = (),
         on_null: str = "skip",
         name: str = "the frame",
+        prompt: str = repr(PROMPT),
     ) -> None:
         self.key = key
         self._needed = needed
         self.reserved = (*reserved, *(field.name for field in sealed_fields()))
         self.on_null = on_null
         self._name = name
+        self._prompt = prompt
 
     def check(self, schema: pa.Schema, key: str | None) -> None:
         """Refuse what the columns of a partition's frame already tell."""
@@ -63,6 +66,10 @@ class Rules:
             raise InvalidInputError(
                 f"{self.where(key)} has no column {absent[0]!r}, which carry= names; its columns are {schema.names}."
             )
+
+    def check_block(self, block: pa.RecordBatch, start: int, key: str | None) -> list[str]:
+        """The prompts of some rows of a partition, empty where there is nothing to ask; `start` numbers the first."""
+        return check_block(block, start, key=self.key, where=self.where(key), on_null=self.on_null, prompt=self._prompt)
 
     def where(self, key: str | None) -> str:
         """How to call the frame of a partition."""
@@ -108,7 +115,7 @@ def seal_rows(
         start, digest = writer.rows, Digest(_told_apart(stream.schema))
         for block in (part for whole in blocks(stream) for part in requests.parts(whole)):
             place = writer.rows - start
-            prompts = check_block(block, place, key=rules.key, where=rules.where(key), on_null=rules.on_null)
+            prompts = rules.check_block(block, place, key)
             named = row_names(block, place, key=rules.key, where=rules.where(key))
             made = requests.render(block, prompts, named)
             sealed = _sealed(_cast(block, schema, rules.where(key)), prompts, made)

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -72,6 +73,15 @@ def test_a_row_without_values_has_no_prompt() -> None:
     frame = pd.DataFrame({"a": ["x", None], "b": pd.array([None, None], "string")})
     assert prompts("About {{ a }}{{ b }}:", frame) == ["About x:", None]
     assert prompts("About {{ a or b }}:", frame) == ["About x:", None]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_what_is_no_number_is_no_text(kind: pa.DataType) -> None:
+    """Whoever made the frame: pandas has NaN where others have nulls, and Polars has both."""
+    numbers = pa.array(np.array([1.5, float("nan")], kind.to_pandas_dtype()))
+    assert prompts("{{ a }}{{ b }}", pa.table({"a": numbers, "b": ["x", "y"]})) == ["1.5x", "y"]
+    assert prompts("v={{ a }}", pa.table({"a": numbers})) == ["v=1.5", None]
+    assert prompts("v={{ a[0] }}", pa.table({"a": pa.array([[float("nan")]], pa.list_(kind))})) == ["v="]
 
 
 @pytest.mark.parametrize(
