@@ -70,7 +70,12 @@ class Activity:
         if countdown is None:
             await self._app(scope, receive, send)
             return
-        refusal = await _Mishap(countdown.fault, self._app, scope, receive, send).run()
+        mishap = _Mishap(countdown.fault, self._app, scope, receive, send)
+        try:
+            refusal = await mishap.run()
+        except asyncio.CancelledError:  # the server ends before the call does
+            await mishap.close()
+            return
         if refusal:
             countdown.give_back()
 
@@ -107,7 +112,7 @@ class _Mishap:
         if fault.hold and not refused:
             await asyncio.sleep(fault.hold)
         if replaced and not refused:
-            await (self._close() if fault.closed else self._fail())
+            await (self.close() if fault.closed else self._fail())
         else:
             for message in self._reply:
                 await self.send(message)
@@ -124,7 +129,7 @@ class _Mishap:
         response.headers.update(retry_after(fault.retry_after, as_date=fault.retry_after_date))
         await response(self.scope, self.receive, self.send)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
         """Close the connection, for which ASGI has no word: uvicorn's `send` knows its transport."""
         cast("Any", self.send).__self__.transport.abort()
         while (await self.receive())["type"] != "http.disconnect":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 
 import openai
@@ -27,6 +28,19 @@ def client(batch_server: LocalServer) -> openai.OpenAI:
 def hasty(client: openai.OpenAI) -> openai.OpenAI:
     """A client that waits half a second for a reply."""
     return client.with_options(timeout=0.5)
+
+
+@pytest.mark.parametrize("patience", [0.2, 60.0], ids=["given-up", "waiting"])
+def test_a_server_ends_while_a_reply_is_held(patience, caplog):
+    """Without a word of it in the log, whether the client has given up or waits for the reply."""
+    fault = CallFault("GET", "/v1/batches", hold=600.0)
+    with ThreadPoolExecutor(1) as threads:
+        with LocalServer(faults=Faults(calls=[fault])) as server:
+            waiting = threads.submit(connect(server).with_options(timeout=patience).batches.list)
+            wait_for(lambda: waiting.done() if patience < 1 else server.calls)
+        with pytest.raises(openai.APIConnectionError):
+            waiting.result()
+    assert [record.exc_text for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize("shape", LOST, ids=LOST_IDS)
