@@ -322,7 +322,7 @@ def batch_asset(
             **said,
         )
         sending = translator.get_asset_spec(BatchAssetData("submission", model, sending, about.key))
-        if sending.key == sender:  # of a rule that is about tables alone
+        if sending.key in (sender, about.key):  # of a rule that is about tables alone
             sending = sending.replace_attributes(key=submission_key(about.key))
         if "model" in (extra or {}):
             raise ConfigurationError("extra: the model is given as `model`, or by row as overrides={'model': …}.")

@@ -81,7 +81,11 @@ class _Translated(BatchAssetTranslator):
     translation: TranslationFn[BatchAssetData]
 
     def get_asset_spec(self, data: BatchAssetData) -> dg.AssetSpec:
-        return self.translation(data.default_spec, data)
+        made = self.translation(data.default_spec, data)
+        lost = next((name for name in _NOT_TRANSLATED if getattr(made, name) != getattr(data.default_spec, name)), None)
+        if lost is not None:
+            raise ConfigurationError(f"translation: `{lost}` is none of what it says. {_NOT_TRANSLATED[lost]}")
+        return made
 
 
 @dg.scaffold_with(OpenAIBatchScaffolder)
@@ -286,6 +290,13 @@ _OPTIONS = (
     "on_null", "dedupe", "reuse", "max_rounds", "repairs", "on_change", "on_terminate", "max_error_rate",
     "completion_window", "blocking", "poll_seconds", "pieces", "resource_key", "pool", "io_manager_key", "table_type",
 )  # fmt: skip
+_NOT_TRANSLATED = {
+    "deps": "Say it in `asset_attributes`.",
+    "code_version": "Say it in `asset_attributes`.",
+    "automation_condition": "Say it in `asset_attributes`.",
+    "partitions_def": "Say it in `partitions`.",
+    "skippable": "A table whose answers are not there yet is skipped by itself.",
+}
 _ATTRIBUTES = {
     "deps", "description", "metadata", "group_name", "code_version", "owners", "tags", "kinds", "automation_condition",
 }  # fmt: skip

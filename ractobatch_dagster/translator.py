@@ -44,6 +44,6 @@ class BatchAssetTranslator:
         """The asset's key, group, owners, tags, kinds, description and metadata; nothing else of the spec counts.
 
         The key is also the name of the table's corner of the store: another one begins anew. A rule that leaves the
-        submission's key alone leaves it to follow the table's.
+        submission's key alone, or gives it the table's, leaves it to follow the table's.
         """
         return data.default_spec

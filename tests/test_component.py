@@ -422,6 +422,34 @@ translation:
     assert (sending.group_name, sending.tags["role"], sending.tags["model"]) == ("llm", "submission", "gpt-4o-mini")
 
 
+@pytest.mark.parametrize(
+    ("said", "where"),
+    [
+        ("{code_version: '2'}", "`code_version` is none .* in `asset_attributes`"),
+        ("{deps: [b]}", "`deps` is none .* in `asset_attributes`"),
+        ("{skippable: true}", "`skippable` is none"),
+        ("{partitions_def: {type: daily, start_date: '2026-01-01'}}", "`partitions_def` is none .* in `partitions`"),
+        (
+            "{automation_condition: '{{ dg.AutomationCondition.eager() }}'}",
+            "`automation_condition` is none .* in `asset_attributes`",
+        ),
+    ],
+)
+def test_a_translation_without_effect_is_refused(said: str, where: str) -> None:
+    """With the place where it has one."""
+    text = f"source: {{asset: a}}\ntranslation: {said}"
+    with pytest.raises(ComponentTreeException) as error, loaded(attributes(text)):
+        pass
+    assert re.search(where, str(error.value.__cause__))
+
+
+def test_a_key_that_is_translated_is_the_tables() -> None:
+    """Its submission follows it, though the same was said of both."""
+    with loaded(attributes("source: {asset: a}\ntranslation: {key: answers/mine}")) as defs:
+        keys = {spec.key.to_user_string() for one in assets(defs) for spec in one.specs}
+    assert keys == {"answers/mine", "answers/mine_submission"}
+
+
 def test_an_upstream_may_have_a_prefix() -> None:
     """Its parts are joined by `/`, as Dagster writes a key."""
     with loaded(attributes("source: {asset: raw/tickets}\ntemplate: '{{ body }}'")) as defs:
