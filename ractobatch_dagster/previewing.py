@@ -136,6 +136,7 @@ def estimate_run(
         frames,
         spec.terms(resource, context.run.run_id, resource.unasked()),
         table=spec.table(resource),
+        queue=resource.queue_limits(),
         now=resource.now,
         progress=context.log.info,
     )
@@ -165,6 +166,7 @@ def estimate_asset(
         spec.terms(resource, "", resource.unasked()),
         table=spec.table(resource),
         inputs=inputs,
+        queue=resource.queue_limits(),
         now=time.time,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -272,6 +273,12 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             enqueued=self.enqueued_tokens,
             budgets=[Limit(usd=one.usd, per=one.per, asset=one.asset) for one in self.budgets],  # type: ignore[arg-type]
         )
+
+    def queue_limits(self) -> dict[str, int]:
+        """How many tokens the provider's queue takes, by model, as far as that is given or was told by a refusal."""
+        from ractobatch_dagster.submission.quota import queue_limits
+
+        return queue_limits(self.store, self.unasked().identity, self.enqueued_tokens, time.time())
 
     def price_list(self) -> dict[str, Price]:
         """The prices that are given, by model."""

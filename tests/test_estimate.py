@@ -70,6 +70,15 @@ def test_a_small_frame_is_counted_whole(batch_server: LocalServer, tmp_path: Pat
     assert made.prompt_tokens_error == 0
 
 
+def test_how_often_the_queue_is_filled(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Where the resource says how much it takes, or a refusal did."""
+    tight = Project(batch_server, tmp_path, [], enqueued_tokens={"gpt-4o-mini": 500}).resource
+    made = asked.estimate(tight, {"rows": prompts(25)})
+    assert made.waves == -(-made.prompt_tokens // 500) > 1
+    assert f"has to be filled {made.waves} times" in str(made)
+    assert asked.estimate(Project(batch_server, tmp_path, []).resource, {"rows": prompts(25)}).waves is None
+
+
 def test_the_error_that_is_told_is_the_error_that_is_made() -> None:
     """Of a thousand draws from one population about 95 in 100 lie within it."""
     draw = random.Random(4)

@@ -66,6 +66,8 @@ class Estimate:
         prompt_cost_usd: What the input tokens cost at the batch rate; `None` where a model's price is not known.
         cost_usd: With the output tokens; `None` where either is not known.
         cost_usd_at_most: With the most output tokens that are admitted.
+        waves: How many times the provider's queue has to take what it holds, each time for as long as batches take;
+            `None` where nobody knows how much that is.
     """
 
     rows: int
@@ -83,6 +85,7 @@ class Estimate:
     prompt_cost_usd: float | None
     cost_usd: float | None
     cost_usd_at_most: float | None
+    waves: int | None = None
 
     def __str__(self) -> str:
         batches = sum(self.batches.values())
@@ -104,6 +107,10 @@ class Estimate:
             )
         if self.completion_tokens is None and self.completion_tokens_at_most is None:
             lines.append("answers come on top: preview a few, or set `max_tokens`")
+        if self.waves is not None and self.waves > 1:
+            lines.append(
+                f"the provider's queue has to be filled {self.waves:,} times; each time may take the completion window"
+            )
         return "\n".join(lines)
 
     def _error(self) -> str:
@@ -123,6 +130,7 @@ def estimate(
     table: TableFiles | None = None,
     sample: int = 500,
     inputs: Path | None = None,
+    queue: Mapping[str, int] | None = None,
     now: Callable[[], float],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Estimate:
@@ -134,6 +142,7 @@ def estimate(
         table: Whose answers may be taken over, and whose last answers tell how long answers are.
         sample: Of so many requests the tokens are counted.
         inputs: A folder for the input files, as they would be sent.
+        queue: How many tokens of a model the provider's queue takes, where that is known.
         now: The clock, in seconds.
         progress: Told how far it is.
 
@@ -164,7 +173,7 @@ def estimate(
                 write_input(files, batch, requests.encoder, inputs / f"{batch.number:05d}.jsonl")
         past = last_landed(table, state, shares) if table is not None else ()
         typical = next((tokens for one in past if (tokens := typical_answer(one)) is not None), None)
-        return _summed(files, requests, terms, batches, rows, known, sample, typical)
+        return _summed(files, requests, terms, batches, rows, known, sample, typical, queue or {})
 
 
 def _empty(folder: Path) -> None:
@@ -192,6 +201,7 @@ def _summed(
     known: Known,
     sample: int,
     typical: float | None,
+    queue: Mapping[str, int],
 ) -> Estimate:
     with parquet_file(files.store, files.copies) as copies:
         repeated = copies.metadata.num_rows
@@ -230,6 +240,7 @@ def _summed(
         prompt_cost_usd=inputs,
         cost_usd=likely[1],
         cost_usd_at_most=at_most[1],
+        waves=max((-(-tokens[model][0] // limit) for model, limit in queue.items() if model in tokens), default=None),
     )
 
 

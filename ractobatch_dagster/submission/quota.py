@@ -21,7 +21,7 @@ from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["Counted", "Quota", "counted", "queue_lines"]
+__all__ = ["Counted", "Quota", "counted", "queue_limits", "queue_lines"]
 
 _HOUR = 3_600
 
@@ -76,6 +76,12 @@ def counted(store: Store, provider: str) -> Counted | None:
     """The queue of this provider as it was last counted; `None` where no limit was ever given or told."""
     version = _log(store, provider).load()
     return version.state if version is not None else None
+
+
+def queue_limits(store: Store, provider: str, given: Mapping[str, int], now: float) -> dict[str, int]:
+    """How many tokens the queue takes, by model, as far as that is given or was told by a refusal."""
+    ledger = counted(store, provider) or Counted()
+    return {model: one.tokens for model, one in ledger.learnt.items() if now - one.at < _LEARNT} | dict(given)
 
 
 def queue_lines(store: Store, provider: str, now: float) -> list[str]:
