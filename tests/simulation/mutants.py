@@ -31,7 +31,7 @@ from ractobatch_dagster.submission import (
     rounds,
 )
 from ractobatch_dagster.submission.asking import Asking, asked_rows
-from ractobatch_dagster.submission.budget import Purse
+from ractobatch_dagster.submission.budget import Purse, Stop
 from ractobatch_dagster.submission.creating import Creator
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.log import Log, Version
@@ -97,7 +97,8 @@ def creates_without_a_committed_intent() -> Patches:
 
 @_mutant(setting_budget=3.0, setting_models=0)
 def creates_whatever_the_budget_is() -> Patches:
-    return [(Purse, "fitting", lambda _, state, numbers: (list(numbers), "")), (Purse, "reserve", lambda *_: "")]
+    fitting = lambda _, state, numbers: (list(numbers), Stop())  # noqa: E731
+    return [(Purse, "fitting", fitting), (Purse, "reserve", lambda *_: "")]
 
 
 @_mutant(setting_budget=3.0, setting_models=0, setting_reruns=2, setting_packed=False)
