@@ -58,6 +58,17 @@ class Answered:
             return found[0]
         return _best(pa.concat_tables(found)) if found else self._schema.empty_table()
 
+    def among(self, rows: np.ndarray) -> pa.Table:
+        """The outcomes of some rows that were not read yet, which ascend, by row; those that have none are left out."""
+        import numpy as np
+        import pyarrow as pa
+
+        parts = []
+        for some in np.array_split(rows, -(-len(rows) // _READ_ROWS)):
+            part = self.until(int(some[-1]) + 1)
+            parts.append(part.filter(pa.array(np.isin(part["row"].to_numpy(), some))))
+        return pa.concat_tables(parts)
+
 
 class Stream:
     """Tables that ascend in their rows, read up to one row after the other."""
@@ -168,15 +179,7 @@ class Copies:
 
 def outcomes_of(files: SubmissionFiles, state: SubmissionState, rows: np.ndarray) -> pa.Table:
     """The outcomes of some rows, which ascend, by row; those that have none are left out."""
-    import numpy as np
-    import pyarrow as pa
-
-    answered = Answered(files, state, int(rows[0]), int(rows[-1]) + 1)
-    parts = []
-    for some in np.array_split(rows, -(-len(rows) // _READ_ROWS)):
-        part = answered.until(int(some[-1]) + 1)
-        parts.append(part.filter(pa.array(np.isin(part["row"].to_numpy(), some))))
-    return pa.concat_tables(parts)
+    return Answered(files, state, int(rows[0]), int(rows[-1]) + 1).among(rows)
 
 
 def as_reused(outcomes: pa.Table, rows: np.ndarray) -> pa.Table:

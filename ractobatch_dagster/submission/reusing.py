@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from ractobatch_dagster.requests.frame import REQUEST_HASH
 from ractobatch_dagster.requests.hashes import from_binary, pairs
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.store import table_name
-from ractobatch_dagster.submission.answered import FINAL, Answered, Stream, as_reused, outcomes_of
+from ractobatch_dagster.submission.answered import FINAL, Answered, Stream, as_reused
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.rows import read_rows
 from ractobatch_dagster.submission.state import PartitionRows, SubmissionState, TableState
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Known", "sources_of"]
 
-_AT_ONCE = 100_000
+_AT_ONCE = 50_000
 """So many answers are in memory at a time."""
 
 _MOST, _MOST_ROWS = 32, 1_000_000
@@ -95,6 +96,7 @@ class Known:
             if version is not None and source.store.exists(source.rows(0))
         ]
         self._path = folder / "known.parquet"
+        self._kept = folder / "known.hashes"
         self._refused: list[dict[str, Any]] = []
         self._taken: list[tuple[np.ndarray, np.ndarray]] = []  # by source: our rows, and theirs
         self.answers = 0
@@ -116,7 +118,11 @@ class Known:
         if not self._sources:
             return np.empty(0, dtype=np.int64)
         starts = np.cumsum([0, *(state.sealed for _, state in self._sources)])
-        mine, theirs = pairs(wanted, rows, self._hashes, int(starts[-1]))
+        with self._kept.open("wb") as file:
+            for hashes in self._hashes():
+                file.write(hashes.tobytes())
+        mine, theirs = pairs(wanted, rows, self._passed, int(starts[-1]))
+        self._kept.unlink()
         source = np.searchsorted(starts, theirs, side="right") - 1
         self._taken = [
             (mine[source == number], theirs[source == number] - starts[number]) for number in range(len(self._sources))
@@ -138,6 +144,14 @@ class Known:
                 there = _answered(fit, row, len(batch), others)
                 yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
                 row += len(batch)
+
+    def _passed(self) -> Iterator[np.ndarray]:
+        """The same from the file where they are kept: many passes are made, and each answer is looked at once."""
+        import numpy as np
+
+        with self._kept.open("rb") as file:
+            while len(words := np.fromfile(file, np.uint64, 2 * _AT_ONCE)):
+                yield words.reshape(-1, 2)
 
     def _fit(self, outcomes: pa.Table) -> pa.Table:
         """The outcomes that are young enough, and with which nothing is wrong."""
@@ -167,8 +181,8 @@ class Known:
         import pyarrow.parquet as pq
 
         streams = [
-            Stream(_taken(rows, files, state, theirs))
-            for (files, state), (rows, theirs) in zip(self._sources, self._taken, strict=False)
+            Stream(_taken(mine, files, state, theirs, self._path.with_suffix(f".{number}")))
+            for number, ((files, state), (mine, theirs)) in enumerate(zip(self._sources, self._taken, strict=False))
         ]
         streams.append(Stream(iter([pa.Table.from_pylist(self._refused, schema=FINAL())])))
         # also where there are none: an earlier try may have left some
@@ -176,10 +190,10 @@ class Known:
             for stop in range(_AT_ONCE, rows + _AT_ONCE, _AT_ONCE):
                 found = [table for stream in streams if (table := stream.until(stop)) is not None]
                 if found:
-                    taken = pa.concat_tables(found)
+                    taken = found[0] if len(found) == 1 else pa.concat_tables(found).sort_by("row")
                     ids = pc.unique(taken["batch_id"]).to_pylist()
                     self.created |= {id_: self._created[id_] for id_ in ids if id_ in self._created}
-                    writer.write_table(taken.sort_by("row"))
+                    writer.write_table(taken)
         self._files.store.take(self._files.known, self._path)
 
 
@@ -202,11 +216,48 @@ def _answered(outcomes: pa.Table, start: int, rows: int, others: pa.Array) -> np
     return found
 
 
-def _taken(rows: np.ndarray, files: SubmissionFiles, state: SubmissionState, theirs: np.ndarray) -> Iterator[pa.Table]:
-    """The answers to our rows by another submission's rows, in our order."""
+def _taken(
+    rows: np.ndarray, files: SubmissionFiles, state: SubmissionState, theirs: np.ndarray, path: Path
+) -> Iterator[pa.Table]:
+    """The answers to our rows by another submission's rows, in our order.
+
+    They are read once, in the order that they are stored in. As a rule that is ours; else they wait at `path`.
+    """
     import numpy as np
 
-    for start in range(0, len(rows), _AT_ONCE):
-        mine, wanted = rows[start : start + _AT_ONCE], theirs[start : start + _AT_ONCE]
-        order = np.argsort(wanted)
-        yield as_reused(outcomes_of(files, state, wanted[order]).take(np.argsort(order)), mine)
+    if (theirs[1:] > theirs[:-1]).all():
+        return _read(rows, files, state, theirs)
+    order = np.argsort(theirs)
+    return _reordered(_read(rows[order], files, state, theirs[order]), int(rows[-1]) + 1, path)
+
+
+def _read(rows: np.ndarray, files: SubmissionFiles, state: SubmissionState, theirs: np.ndarray) -> Iterator[pa.Table]:
+    """The answers to our rows by another submission's rows, which ascend, in their order."""
+    if not len(theirs):
+        return
+    answered = Answered(files, state, int(theirs[0]), int(theirs[-1]) + 1)
+    for start in range(0, len(theirs), _AT_ONCE):
+        yield as_reused(answered.among(theirs[start : start + _AT_ONCE]), rows[start : start + _AT_ONCE])
+
+
+def _reordered(tables: Iterable[pa.Table], stop: int, path: Path) -> Iterator[pa.Table]:
+    """The same by row, all of which are below `stop`: cut where parts of the rows begin, and then put together."""
+    import numpy as np
+    import pyarrow as pa
+
+    edges = np.append(np.arange(0, stop, _AT_ONCE), stop)
+    places: list[list[int]] = [[] for _ in edges[1:]]
+    written = 0
+    with pa.ipc.new_file(path, FINAL(), options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for table in tables:
+            ordered = table.sort_by("row").combine_chunks()
+            cuts = np.searchsorted(ordered["row"].to_numpy(), edges).tolist()
+            for part, (start, end) in enumerate(pairwise(cuts)):
+                for batch in ordered.slice(start, end - start).to_batches():
+                    writer.write_batch(batch)
+                    places[part].append(written)
+                    written += 1
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        for some in places:
+            yield pa.Table.from_batches([reader.get_batch(place) for place in some], FINAL()).sort_by("row")
+    path.unlink()
