@@ -46,11 +46,13 @@ _STEPS: dict[str, tuple[list[str], list[str]]] = {
     "ticks_ten_thousand": (["ticks", "--open", "10000"], ["ticks", "--open", "100"]),
     "log": (["log", "--batches", "2000", "--rounds", "20"], ["log", "--batches", "2000", "--rounds", "3"]),
     "hashes": (["hashes"], ["hashes", "--known", "100000", "--wanted", "10000", "--runs", "2"]),
+    "reuse": (["reuse", "--rows", "100000", "--rounds", "5"], ["reuse", "--rows", "20000", "--rounds", "2"]),
+    "reuse_million": (["reuse", "--rows", "1000000", "--rounds", "3"], ["reuse", "--rows", "50000", "--rounds", "1"]),
     "imports": (["imports", "--rounds", "20"], ["imports", "--rounds", "2"]),
 }
 """Each benchmark's module and arguments: as it should be, and small."""
 
-_WITH_DATA = {"encode", "decode", "parts", "client", "memory", "transfer", "log"}
+_WITH_DATA = {"encode", "decode", "parts", "client", "memory", "transfer", "log", "reuse"}
 
 
 def _measured(command: list[str], data: Path, peers: Path | None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Texts:
         return text[:_CORPUS]
 
 
-def write_answers(requests: Path, target: Path, *, seed: int = 0, broken: float = 0.0) -> int:
+def write_answers(requests: Path, target: Path, *, seed: int = 0, broken: float = 0.0, faultless: bool = False) -> int:
     """The output file that answers a request file, in any order; how many lines it has.
 
     Args:
@@ -131,6 +131,7 @@ def write_answers(requests: Path, target: Path, *, seed: int = 0, broken: float 
         target: Where to write.
         seed: Of what is drawn.
         broken: The share of lines that are cut in half.
+        faultless: No errors, nothing refused, cut off or without JSON.
     """
     draw = random.Random(f"{seed}/{requests.name}")
     with requests.open("rb") as source:
@@ -138,7 +139,9 @@ def write_answers(requests: Path, target: Path, *, seed: int = 0, broken: float 
     draw.shuffle(ids)
     with target.open("wb", buffering=1 << 18) as file:
         for custom_id in ids:
-            line = json.dumps(_answer(custom_id, draw), ensure_ascii=False).encode()
+            line = json.dumps(
+                _answer(custom_id, draw, 1.0 if faultless else draw.random()), ensure_ascii=False
+            ).encode()
             file.write((line[: len(line) // 2] if draw.random() < broken else line) + b"\n")
     return len(ids)
 
@@ -146,8 +149,8 @@ def write_answers(requests: Path, target: Path, *, seed: int = 0, broken: float 
 _EFFECTS = ("nausea", "headache", "dry mouth", "vertige", "müde", "schlechte Träume", "weight gain", "吐き気", "сыпь")
 
 
-def _answer(custom_id: str, draw: random.Random) -> dict[str, Any]:
-    lot, token = draw.random(), f"{draw.getrandbits(96):024x}"
+def _answer(custom_id: str, draw: random.Random, lot: float) -> dict[str, Any]:
+    token = f"{draw.getrandbits(96):024x}"
     line: dict[str, Any] = {"id": f"batch_req_{token}", "custom_id": custom_id}
     if lot < 0.01:
         error = {"message": "The model is overloaded.", "type": "server_error", "param": None, "code": "overloaded"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.measure import Sample, ratios, spread
+from benchmarks.reuse import reuse_cost
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def goals(results: Mapping[str, Any]) -> Iterator[Goal]:
     yield from _files(well)
     yield from _clients(well)
     yield from _memory(well)
+    yield from _reuse(well)
     yield from _transfer(well)
     yield from _many(well)
     yield from _small(well)
@@ -84,6 +86,18 @@ def _memory(well: Mapping[str, Any]) -> Iterator[Goal]:
         yield Goal(f"memory above imports, {name}, the most of all sizes", bound, " MB", max(peaks, default=None))
         flat = peaks[-1] / peaks[0] if len(peaks) > 1 and peaks[0] else None
         yield Goal(f"memory above imports, {name}, the largest size against the smallest", 1.25, "x", flat)
+
+
+def _reuse(well: Mapping[str, Any]) -> Iterator[Goal]:
+    result = well.get("reuse_million", {})
+    samples = result.get("samples", ())
+    for name in ("again", "later"):
+        what = f"submitting {name} with one row in a hundred changed"
+        yield Goal(f"{what}, CPU against sending all anew", 1, "x", _ratio(samples, name, "anew", "cpu"))
+        cost = reuse_cost(result, name)
+        yield Goal(f"{what}, CPU per row of the reuse", 3, " µs", None if cost is None else cost["median"])
+    peaks = [one["peak_mb"] for one in samples if one["candidate"] != "anew"]
+    yield Goal("submitting again, memory", 250, " MB", max(peaks, default=None))
 
 
 def _transfer(well: Mapping[str, Any]) -> Iterator[Goal]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.requests.encode import Encoder
 from ractobatch_dagster.requests.inputs import write_inputs
 from ractobatch_dagster.results.table import ResultTable
+from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.assembling import Assembly
 from ractobatch_dagster.submission.collecting import read_answers
@@ -25,7 +26,7 @@ from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import read_encoder, write_input
 from ractobatch_dagster.submission.opening import Terms, open_submission
 from ractobatch_dagster.submission.parallel import Workers
-from ractobatch_dagster.submission.state import BatchState, Owner, SubmissionState
+from ractobatch_dagster.submission.state import BatchState, Owner, SubmissionState, TableState
 from ractobatch_dagster.table_file import write_table_file
 
 if TYPE_CHECKING:
@@ -54,10 +55,20 @@ def write_requests(frame: Any, folder: Path, *, processes: int = 1) -> dict[str,
     return {"rows": rows, "bytes": total}
 
 
-def seal(frame: Any, folder: Path, *, model: str = MODEL, provider: str = PROVIDER) -> SubmissionFiles:
-    """Open a submission of a frame in a store of its own: rows sealed, batches planned, nothing sent."""
+def seal(
+    frame: Any, folder: Path, *, model: str = MODEL, provider: str = PROVIDER, reuse: bool = True
+) -> SubmissionFiles:
+    """Open a submission of a frame in a store of its own: rows sealed, batches planned, nothing sent.
+
+    Args:
+        frame: The rows.
+        folder: The store's.
+        model: The model.
+        provider: The provider's identity.
+        reuse: Whether answers that the store holds are taken over.
+    """
     table = TableFiles(Store(folder), "labels")
-    terms = Terms(provider=provider, template=template(model), limits=LIMITS)
+    terms = Terms(provider=provider, template=template(model), limits=LIMITS, reuse=Reuse() if reuse else None)
     opened = open_submission(table, Owner(asset="labels"), {None: frame}, terms, now=time.time)
     return table.submission(opened.submissions[None])
 
@@ -71,14 +82,17 @@ def sealed(folder: Path) -> SubmissionFiles:
     return table.submission(version.state.partitions[0].submission)
 
 
-def write_batches(files: SubmissionFiles, folder: Path) -> dict[str, int]:
-    """Make the input file of every batch, and remove it, as after an upload."""
+def write_batches(
+    files: SubmissionFiles, folder: Path, use: Callable[[BatchState, Path], None] = lambda _, __: None
+) -> dict[str, int]:
+    """Make the input file of every batch, which is there to `use`, and remove it, as after an upload."""
     encoder, state = read_encoder(files), files.state()
     for batch in state.batches:
         path = folder / "input.jsonl"
         write_input(files, batch, encoder, path)
+        use(batch, path)
         path.unlink()
-    return {"rows": state.rows, "bytes": sum(batch.size for batch in state.batches)}
+    return {"rows": state.rows, "requests": state.requests, "bytes": sum(batch.size for batch in state.batches)}
 
 
 def land(files: SubmissionFiles, answers: Path, target: Path, *, processes: int = 1) -> dict[str, int]:
@@ -90,11 +104,30 @@ def land(files: SubmissionFiles, answers: Path, target: Path, *, processes: int 
         target: The table's file.
         processes: How many read at a time.
     """
+    state = _collected(files, answers, processes)
+    rows = _assemble(files, state, target)
+    return {"rows": rows, "odd_lines": sum(sum(batch.anomalies.values()) for batch in state.batches)}
+
+
+def settle(files: SubmissionFiles, answers: Path) -> None:
+    """Read what every batch returned, and commit that all is collected and has landed, without a table."""
+    batches = _collected(files, answers, 1).batches
+    files.replace(lambda _: {"batches": batches, "collected": True})
+
+    def landed(state: TableState | None) -> TableState | None:
+        return state and msgspec.structs.replace(
+            state, partitions=tuple(msgspec.structs.replace(one, landed=one.submission) for one in state.partitions)
+        )
+
+    TableFiles(files.store, "labels").log.update(landed)
+
+
+def _collected(files: SubmissionFiles, answers: Path, processes: int) -> SubmissionState:
     workers = Workers(processes, 0 if processes == 1 else processes)
 
     def read(batch: BatchState) -> BatchState:
         ended = msgspec.structs.replace(
-            batch, batch_id=f"batch_{batch.number}", status=BatchStatus.COMPLETED, output_file_id="file-1"
+            batch, batch_id=f"{files.id}_{batch.number}", status=BatchStatus.COMPLETED, output_file_id="file-1"
         )
         return workers.apart(read_answers, files, ended, answers / f"{batch.number:05d}.jsonl")
 
@@ -105,8 +138,7 @@ def land(files: SubmissionFiles, answers: Path, target: Path, *, processes: int 
             raise result
         collected[batch.number] = result
     workers.close()  # otherwise their CPU time would not be counted
-    rows = _assemble(files, state.with_batches(collected), target)
-    return {"rows": rows, "odd_lines": sum(sum(batch.anomalies.values()) for batch in collected.values())}
+    return state.with_batches(collected)
 
 
 def _assemble(

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.goals import goals
 from benchmarks.measure import Sample, ratios, spread
+from benchmarks.reuse import reuse_cost
 
 Results = Mapping[str, Any]
 
@@ -187,6 +188,40 @@ def _memory(result: Mapping[str, Any]) -> str:
     return _table(["", "memory above imports", "wall", "CPU per row"], rows)
 
 
+def _reuse(result: Mapping[str, Any]) -> str:
+    names = {
+        "anew": "anew: all rows asked",
+        "again": "again: the answers of the landed table taken over",
+        "later": "later: the same a day later, where nearly all of those had been taken over",
+    }
+    samples, count = result["samples"], result["rows"]
+    rows, costs = [], []
+    for name, what in names.items():
+        mine = [sample for sample in samples if sample["candidate"] == name]
+        rows.append(
+            [
+                what,
+                f"{mine[0]['requests']:,}",
+                f"{mine[0]['bytes'] / 1e6:,.3g} MB",
+                _shown(spread(one["wall"] for one in mine), "{:.3g} s"),
+                _shown(spread(one["cpu"] for one in mine), "{:.3g} s"),
+                _shown(spread(one["cpu"] / count * 1e6 for one in mine), "{:.3g} µs"),
+                _shown(ratios(samples, "anew", name, "cpu"), "{:.2f}x"),
+                _shown(spread(one["peak_mb"] for one in mine), "{:.0f} MB"),
+            ]
+        )
+        if name != "anew":
+            costs.append(f"{name} {_shown(reuse_cost(result, name), '{:.2g} µs')}")
+    heads = ["", "requests", "to upload", "wall", "CPU", "CPU per row", "against anew: CPU", "memory"]
+    rounds = len({sample["round"] for sample in samples})
+    return (
+        f"{count:,} rows, one in a hundred of them changed since the table landed; sealed, and the request files made; "
+        f"{rounds} rounds.\n\n"
+        + _table(heads, rows)
+        + f"\nCPU per row of looking for answers and taking them over: {', '.join(costs)}.\n"
+    )
+
+
 def _transfer(result: Mapping[str, Any]) -> str:
     names = {
         "up-ours": "up: ours",
@@ -275,6 +310,7 @@ _SECTIONS: list[tuple[str, Callable[[Mapping[str, Any]], str], tuple[str, ...]]]
     ("What bounds both", _parts, ("parts",)),
     ("The whole client, beside others", _client, ("client", "client_million")),
     ("Memory", _memory, ("memory",)),
+    ("Submitting again", _reuse, ("reuse", "reuse_million")),
     ("Upload and download", _transfer, ("transfer",)),
     ("A tick of the sensor", _ticks, ("ticks_thousand", "ticks_ten_thousand")),
     ("The log", _log, ("log",)),
