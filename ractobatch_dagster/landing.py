@@ -99,7 +99,9 @@ def _made(
     if share is None:
         raise StoreError(f"Submission {state.id} has no partition {key!r}, although the table's log says so.")
     output_type = spec.template.output_type
-    assembly = Assembly(files, state, share, ResultTable(output_type, state.fingerprint, state.prices), spec.carry)
+    assembly = Assembly(
+        files, state, share, ResultTable(output_type, state.fingerprint, state.prices, _asked(state)), spec.carry
+    )
     summary = TableSummary(assembly.schema, spec)
 
     def blocks() -> Iterator[pa.Table]:
@@ -117,6 +119,11 @@ def _made(
     lineage = column_lineage(spec, assembly.schema.names, upstream)
     measured = _measured(spec.metrics, made, taken=shown) if spec.metrics is not None else {}
     return made, shown | measured | ({"dagster/column_lineage": lineage} if lineage else {})
+
+
+def _asked(state: SubmissionState) -> dict[str, str]:
+    """The model that each batch asked."""
+    return {batch.batch_id: batch.model or state.model for batch in state.batches if batch.batch_id}
 
 
 def _measured(metrics: Metrics, table: TableFile, taken: Collection[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ractobatch_dagster.results.cost import prompts_cost
 from ractobatch_dagster.results.table import answer_names, cell
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
 from ractobatch_dagster.submission.plan import progress
-from ractobatch_dagster.submission.state import SubmissionState
+from ractobatch_dagster.submission.state import PartitionRows, SubmissionState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,7 +92,7 @@ def submission_metadata(
         "megabytes": round(size / 1e6, 3),
         "prompt_tokens_estimated": size // BYTES_PER_TOKEN,
         **({} if cost is None else {"prompt_cost_usd_estimated": round(cost, 6)}),
-        **({} if state.expected_usd is None else {ESTIMATE: round(state.expected_usd, 6)}),
+        **_expected(state, share),
         "model": state.asks,
         "provider": state.provider,
         "progress": str(now),
@@ -105,11 +105,12 @@ def submission_metadata(
     }
 
 
-def _expected(state: SubmissionState, rows: int) -> dict[str, float]:
-    """What so many of a submission's rows were expected to cost."""
-    if state.expected_usd is None or not state.rows:
+def _expected(state: SubmissionState, share: PartitionRows | None) -> dict[str, float]:
+    """What the rows of a partition that are asked were expected to cost, of all that the submission asks."""
+    if state.expected_usd is None or share is None or share.asked is None:
         return {}
-    return {ESTIMATE: round(state.expected_usd * rows / state.rows, 8)}
+    asked = sum(one.asked or 0 for one in state.partitions)
+    return {ESTIMATE: round(state.expected_usd * share.asked / asked, 8) if asked else 0.0}
 
 
 def _batch_table(state: SubmissionState, dashboard: str | None) -> str:
@@ -216,7 +217,7 @@ class TableSummary:
             **{f"status_{word}": count for word, count in counts.items() if count and word != "ok"},
             **{name: self._sums[name] for name in _SUMMED if name != "reused"},
             "cost_usd": round(math.fsum(self._cost), 8),
-            **_expected(state, share.rows if share else 0),
+            **_expected(state, share),
             **({"rows_without_price": unknown} if unknown else {}),
             "reused_answers": self._sums["reused"],
             "seconds_from_submission": round(max(now - state.created_at, 0.0), 1),

@@ -98,7 +98,10 @@ def reconcile(store: Store, provider: Provider) -> Iterator[Finding]:
     A batch that carries our key and that its submission does not know is one too many, and costs money. A batch of a
     submission that the store does not have belongs to another root, or to one that was deleted.
     """
-    known = {one.id: one for one in submissions(store, everything=True) if one.state is not None}
+    everyone = [one for one in submissions(store, everything=True) if one.state is not None]
+    known = {one.id: one for one in everyone if one.state and one.state.provider == provider.identity}
+    if others := len(everyone) - len(known):
+        yield Finding("others", True, f"{others:,} submissions are of other providers; look there with their keys")
     ours = {batch.batch_id: one for one in known.values() if one.state for batch in one.state.batches if batch.batch_id}
     oldest = min((one.state.created_at for one in known.values() if one.state), default=0.0)
     seen, foreign, pages = set[str](), 0, 0
@@ -185,6 +188,8 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
                 store.delete(one.table.submission(one.id).prefix)
             yield Finding(one.standing, True, f"{verb} {store.uri(one.table.submission(one.id).prefix)}")
         elif one.standing == "landed" and one.state is not None and provider is not None:
+            if one.state.provider != provider.identity:
+                continue  # its files are elsewhere, and here they would seem to be gone
             files = [(batch.number, name, file_id) for batch in one.state.batches for name, file_id in _files(batch)]
             if files:
                 yield _files_deleted(provider, one, files, really, verb)

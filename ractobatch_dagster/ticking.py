@@ -63,7 +63,8 @@ def tick(
     if found:  # nothing is asked of the provider where nothing is open
         watch = _watch(context, resource, notes, end, half)
         stepped = watch.step(found)
-        ready = [one for one in stepped if _wants_a_run(one, watch.now)]
+        profile = watch.provider.profile
+        ready = [one for one in stepped if _wants_a_run(one, watch.now, profile.sends_to_create)]
         seen = _Seen(notes, run_requests(context, ready, watch), watch.alarms, watch.far)
         newest = {one.state.id: one.state for one in (*found, *stepped)}
         seen.open = [state for state in newest.values() if state.provider == watch.provider.identity]
@@ -139,15 +140,17 @@ def _told(
     return dg.SensorResult(run_requests=seen.requests, skip_reason=skip_reason, asset_events=events)
 
 
-def _wants_a_run(one: Open, now: float) -> bool:
+def _wants_a_run(one: Open, now: float, sends_to_create: bool) -> bool:
     """Whether there is something that only a run does."""
     lie = any(batch.stage == "ended" and 0 < batch.seen_at < now - _LIE_SECONDS for batch in one.state.batches)
-    return one.state.collected or one.state.ready or lie or _is_large(one, now)
+    return one.state.collected or one.state.ready or lie or _is_large(one, now, sends_to_create)
 
 
-def _is_large(one: Open, now: float) -> bool:
-    """Whether an input file that is too large for a tick waits to be uploaded: of a run that died, or a full queue."""
-    waiting = (batch for batch in one.state.batches if batch.stage == "planned" and batch.not_before <= now)
+def _is_large(one: Open, now: float, sends_to_create: bool) -> bool:
+    """Whether an input file that is too large for a tick waits to be sent: of a run that died, or a full queue."""
+    created = sends_to_create and not (one.state.held or one.state.queued)
+    stages = ("planned", "uploaded") if created else ("planned",)
+    waiting = (batch for batch in one.state.batches if batch.stage in stages and batch.not_before <= now)
     return not one.state.cancelled and any(batch.size > _LARGEST_UPLOAD for batch in waiting)
 
 

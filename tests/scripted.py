@@ -23,10 +23,15 @@ def made(server: LocalServer, **options: Any) -> OpenAIBatchProcessor:
     )
 
 
+_USAGE = {"usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}
+
+
 class Scripted:
     """Answers by the last word of the user's text: with a text, a message, or an `Answer` of any shape."""
 
     concurrency = 1
+    served: str | None = None
+    """What the model calls itself, where that is not as it was asked."""
 
     def __init__(self, answers: Mapping[str, Any]) -> None:
         self.answers = answers
@@ -39,4 +44,4 @@ class Scripted:
         if isinstance(said, Answer):
             return said
         choice = {"message": {"content": said} if isinstance(said, str) else said, "finish_reason": "stop"}
-        return Answer(200, {"choices": [choice], "model": body["model"]})
+        return Answer(200, {"choices": [choice], "model": self.served or body["model"], **_USAGE})

@@ -141,6 +141,44 @@ def test_answers_that_do_not_fit_are_asked_again_where_repairs_may_help(tmp_path
         assert repaired.load("labels")["label"].tolist() == ["a", "b"]
 
 
+def test_partitions_of_a_pack_are_estimated_by_what_they_ask(batch_server: LocalServer, tmp_path: Path) -> None:
+    """One that repeats what was answered is expected to cost nothing, and the others what they ask."""
+
+    def texts() -> pd.DataFrame:
+        old = [f"text {number}" for number in range(6)]
+        new = [*old, *(f"{text}, anew" for text in old)] if again else old
+        days = ["mon"] * 6 + ["tue"] * 6
+        return pd.DataFrame({"user_message": new, "day": days[: len(new)]})
+
+    again = False
+    options = {"model": "gpt-4o-mini", "name": "labels", "partitions_def": DAYS, "partition_by": "day"}
+    project = Project(batch_server, tmp_path, batch_asset(**options)(texts).assets)
+    assert project.run("labels_submission", span=("mon", "tue")).success
+    project.land()
+    again = True
+    assert project.run("labels_submission", span=("mon", "tue")).success
+    mon, tue = (project.metadata("labels_submission", day)["cost_usd_estimated"] for day in ("mon", "tue"))
+    assert mon == 0
+    assert tue > 0
+    project.land()
+    assert project.metadata("labels", "tue")["cost_usd_estimated"] == tue
+
+
+def test_a_price_by_the_name_that_is_asked(tmp_path: Path) -> None:
+    """A deployment is served by another name, and costs what is given for it all the same."""
+    model = Scripted({"one": "1", "two": "2"})
+    model.served = "gpt-4o-mini-2024-07-18"
+    with LocalServer(tmp_path / "server", model=model) as server:
+        price = {"our-deployment": TokenPrice(input=1_000.0)}
+        project = Project(server, tmp_path, made(model="our-deployment").assets, prices=price)
+        assert asked(project, texts=["one", "two"]) == 2
+        table = project.load("labels")
+        assert table["llm_model"].tolist() == [model.served] * 2
+        assert table["llm_cost_usd"].tolist() == pytest.approx((table["llm_prompt_tokens"] / 1_000).tolist())
+        (state,) = project.submissions("labels")
+        assert state.batches[0].usd == pytest.approx(table["llm_cost_usd"].sum())
+
+
 def test_reuse_is_checked() -> None:
     """What it says has to make sense."""
     with pytest.raises(ConfigurationError, match="`tables` is a list"):

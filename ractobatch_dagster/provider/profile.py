@@ -23,6 +23,7 @@ class Profile:
         batches_per_hour: How many batches may be created in an hour, where that is limited.
         supports_metadata: Whether a batch keeps the metadata it was created with, or at least our key.
         list_lag: For how many seconds its list of batches may not show a new one yet; a guess on the safe side.
+        sends_to_create: Whether creating a batch sends its requests, as there are no input files.
         dashboard: Where a person sees batches, if anywhere.
         endpoints: What takes the place of the endpoints that it does not have; `None` where it has them by their names.
         environ: How the names of the environment variables begin that say the key and the address.
@@ -34,6 +35,7 @@ class Profile:
     batches_per_hour: int | None = None
     supports_metadata: bool = True
     list_lag: float = 120.0
+    sends_to_create: bool = False
     dashboard: str | None = None
     endpoints: Mapping[str, str] | None = None
     environ: str = "OPENAI"
@@ -53,6 +55,7 @@ PROFILES: dict[Kind, Profile] = {
         100_000,
         90_000_000,
         list_lag=600.0,
+        sends_to_create=True,
         dashboard="https://platform.claude.com/workspaces/default/batches",
         endpoints={"/v1/chat/completions": "/v1/messages"},
         environ="ANTHROPIC",

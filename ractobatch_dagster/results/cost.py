@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from genai_prices.types import PriceCalculation
 
-__all__ = ["Price", "Prices", "answers_cost", "batch_cost", "batch_costs", "outcomes_cost", "prompts_cost"]
+__all__ = [
+    "Price",
+    "Prices",
+    "answers_cost",
+    "as_priced",
+    "batch_cost",
+    "batch_costs",
+    "named",
+    "outcomes_cost",
+    "prompts_cost",
+]
 
 _MILLION = 1_000_000.0
 
@@ -35,11 +46,44 @@ Prices = Mapping[str, Price]
 _NONE: Prices = {}
 
 
+def as_priced(served: pa.Array, asked: Sequence[str | None], prices: Prices) -> pa.Array:
+    """The model by which each answer is priced: as served, or as asked where only that has a given price.
+
+    Args:
+        served: The model as served, of each answer.
+        asked: The model as asked, of each.
+        prices: Those that are given.
+    """
+    import pyarrow as pa
+
+    if not prices:
+        return served
+    cache: dict[tuple[str | None, str | None], str | None] = {}
+
+    def name(pair: tuple[str | None, str | None]) -> str | None:
+        if pair not in cache:
+            by_served = pair[0] is not None and named(pair[0], prices) is not None
+            by_asked = pair[1] is not None and named(pair[1], prices) is not None
+            cache[pair] = pair[1] if by_asked and not by_served else pair[0]
+        return cache[pair]
+
+    return pa.array([name(pair) for pair in zip(served.to_pylist(), asked, strict=True)], pa.string())
+
+
+def named(model: str, names: Collection[str]) -> str | None:
+    """The name among these that a model has, or has but for the date behind it."""
+    if model in names:
+        return model
+    undated = _DATE.sub("", model)
+    return undated if undated in names else None
+
+
+_DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4})$")
+
+
 def _given(model: str, prices: Prices) -> Price | None:
-    if model in prices:
-        return prices[model]
-    dated = [name for name in prices if model.startswith(f"{name}-") and model[len(name) + 1 :][:4].isdecimal()]
-    return prices[max(dated, key=len)] if dated else None
+    name = named(model, prices)
+    return None if name is None else prices[name]
 
 
 def batch_cost(
@@ -150,8 +194,14 @@ def batch_costs(
     )
 
 
-def outcomes_cost(outcomes: pa.Table, prices: Prices = _NONE) -> float | None:
-    """US dollars for all of these outcomes; those without usage cost nothing. `None` where a price is not known."""
+def outcomes_cost(outcomes: pa.Table, prices: Prices = _NONE, asked: str | None = None) -> float | None:
+    """US dollars for all of these outcomes; those without usage cost nothing. `None` where a price is not known.
+
+    Args:
+        outcomes: What was answered.
+        prices: Those that are given.
+        asked: The model that was asked.
+    """
     import pyarrow.compute as pc
 
     used = outcomes.filter(pc.is_valid(outcomes["prompt_tokens"])).combine_chunks()
@@ -159,7 +209,7 @@ def outcomes_cost(outcomes: pa.Table, prices: Prices = _NONE) -> float | None:
         return 0.0
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
     model, prompt, cached, made = (used[name].combine_chunks() for name in names)
-    costs = batch_costs(model, prompt, cached, made, prices)
+    costs = batch_costs(as_priced(model, [asked] * len(used), prices), prompt, cached, made, prices)
     return None if costs.null_count else float(pc.sum(costs).as_py())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -13,7 +13,7 @@ from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH
 from ractobatch_dagster.requests.hashes import to_hex
 from ractobatch_dagster.results.answers import Answers
-from ractobatch_dagster.results.cost import Prices, batch_costs
+from ractobatch_dagster.results.cost import Prices, as_priced, batch_costs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,11 +99,18 @@ class ResultTable:
         output_type: What the answers should be; `None` for text.
         fingerprint: The submission's.
         prices: Those that are given.
+        asked: The model that each batch asked, by the batch's id; needed where prices are given.
     """
 
-    def __init__(self, output_type: type[BaseModel] | None, fingerprint: str, prices: Prices | None = None) -> None:
+    def __init__(
+        self,
+        output_type: type[BaseModel] | None,
+        fingerprint: str,
+        prices: Prices | None = None,
+        asked: Mapping[str, str] | None = None,
+    ) -> None:
         self._output_type = output_type
-        self._prices = prices or {}
+        self._prices, self._asked = prices or {}, asked or {}
         self._answers = Answers(output_type)
         self._fingerprint = fingerprint
 
@@ -135,7 +142,7 @@ class ResultTable:
             known = known.set_column(known.schema.get_field_index("text"), "text", text)
         hashes = rows.column(REQUEST_HASH)
         given = {
-            **_block(known, found["status"], pc.is_valid(hashes), self._prices),
+            **_block(known, found["status"], pc.is_valid(hashes), self._prices, self._asked),
             "llm_fingerprint": pa.repeat(self._fingerprint, len(rows)),
             REQUEST_HASH: to_hex(hashes),
             CUSTOM_ID: custom_ids,
@@ -204,7 +211,9 @@ def _as_type(values: Any, kind: pa.DataType) -> Any:
     return values.cast(kind)
 
 
-def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array, prices: Prices) -> dict[str, Any]:
+def _block(
+    found: pa.Table, answered: pa.ChunkedArray, sent: pa.Array, prices: Prices, asked: Mapping[str, str]
+) -> dict[str, Any]:
     """The fixed block but for what does not come from the outcome.
 
     A copy of another row's answer, or of an earlier submission's, costs nothing, so its tokens count as 0.
@@ -218,8 +227,10 @@ def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array, prices: 
 
     reused = pc.fill_null(found["reused"], False)
     block: dict[str, Any] = {
-        "llm_status": pc.coalesce(found["status"], pc.if_else(asked, "missing", "skipped")),
-        "llm_cost_usd": pc.if_else(pc.or_(reused, pc.is_null(found["row"])), 0.0, _costs(found, answered, prices)),
+        "llm_status": pc.coalesce(found["status"], pc.if_else(sent, "missing", "skipped")),
+        "llm_cost_usd": pc.if_else(
+            pc.or_(reused, pc.is_null(found["row"])), 0.0, _costs(found, answered, prices, asked)
+        ),
         "llm_reused": reused,
     }
     for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"):
@@ -230,12 +241,14 @@ def _block(found: pa.Table, answered: pa.ChunkedArray, asked: pa.Array, prices: 
     return block
 
 
-def _costs(found: pa.Table, answered: pa.ChunkedArray, prices: Prices) -> pa.ChunkedArray:
+def _costs(found: pa.Table, answered: pa.ChunkedArray, prices: Prices, asked: Mapping[str, str]) -> pa.ChunkedArray:
     """What each request cost; null where its model's price is not known."""
     import pyarrow.compute as pc
 
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens")
     model, prompt, cached, made = (found[name].combine_chunks() for name in names)
+    if prices:
+        model = as_priced(model, [asked.get(id_) for id_ in found["batch_id"].to_pylist()], prices)
     costs = batch_costs(model, prompt, cached, made, prices)
     # a request that failed without any usage was not billed
     unbilled = pc.and_(pc.is_null(found["prompt_tokens"]), pc.not_equal(answered, "ok"))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ractobatch_dagster.requests.cut import Cut, Limits, cut
 from ractobatch_dagster.requests.encode import Encoder, custom_id_bytes
 from ractobatch_dagster.requests.frame import REQUEST_HASH
@@ -19,7 +21,7 @@ from ractobatch_dagster.requests.hashes import from_binary, repeats
 from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file, write_parquet
 from ractobatch_dagster.submission.reusing import Known
 from ractobatch_dagster.submission.rows import MODEL, PROMPT_BYTES, read_rows
-from ractobatch_dagster.submission.state import BatchState
+from ractobatch_dagster.submission.state import BatchState, PartitionRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +66,8 @@ class Asking:
     ) -> None:
         self._files = files
         self._edges = _edges(shares)
+        self._shares = list(shares)
+        self._asked: np.ndarray | None = None
         self.rows = rows
         self._overhead = encoder.overhead
         self._models = models
@@ -103,6 +107,22 @@ class Asking:
         rows, firsts = repeats(self.hashes, self.rows) if dedupe else (_none(), _none())
         write_parquet(self._files.store, self._files.copies, pa.table({"row": rows, "first": firsts}))
 
+    def counted(self, shares: Iterable[PartitionRows]) -> list[PartitionRows]:
+        """The partitions, each with how many of its rows are asked; as they were where nothing is planned yet."""
+        if self._asked is None:
+            return list(shares)
+        counts = dict(zip(self._shares, self._asked.tolist(), strict=True))
+        return [msgspec.structs.replace(one, asked=counts[one.start, one.start + one.rows]) for one in shares]
+
+    def _count(self, rows: np.ndarray) -> None:
+        """Count rows that are asked, which ascend, for their partitions."""
+        import numpy as np
+
+        if self._asked is None:
+            self._asked = np.zeros(len(self._shares), dtype=np.int64)
+        starts, stops = np.array(self._shares, dtype=np.int64).reshape(-1, 2).T
+        self._asked += np.searchsorted(rows, stops) - np.searchsorted(rows, starts)
+
     def plan(self, known: Known, limits: Limits, folder: Path) -> tuple[BatchState, ...]:
         """Write down what needs no asking, and cut the rest into batches.
 
@@ -121,6 +141,7 @@ class Asking:
                 for row in rows[asked & (sizes > limits.max_bytes)]:
                     known.refuse(int(row), limits.max_bytes)
                 asked &= sizes <= limits.max_bytes
+                self._count(rows[asked])
                 yield rows[asked], sizes[asked]
 
         cuts = (one for model in self._models or (None,) for one in cut(left(model), limits, model or ""))

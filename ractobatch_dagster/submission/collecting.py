@@ -62,7 +62,15 @@ def collect(
     def fetch(batch: BatchState) -> BatchState:
         with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
             return _fetched(
-                provider, files, batch, Path(folder) / "answers.jsonl", log, workers, validate, state.prices
+                provider,
+                files,
+                batch,
+                Path(folder) / "answers.jsonl",
+                log,
+                workers,
+                validate,
+                state.prices,
+                state.model,
             )
 
     wanted = (batch for batch in state.batches if batch.number in numbers and failures < _MAX_FAILURES)
@@ -100,6 +108,7 @@ def _fetched(
     workers: Workers,
     validate: Validator | None,
     prices: Prices,
+    model: str,
 ) -> BatchState:
     """The batch as collected. Its answers are complete on this disk before they go into the store in one piece."""
     if not batch.file_ids and batch.status is not BatchStatus.FAILED and batch.batch_id and not batch.gone:
@@ -108,9 +117,9 @@ def _fetched(
     there, gone = _download(provider, batch, path, log)
     batch = msgspec.structs.replace(batch, gone=batch.gone or gone, reader=new_reader())
     if validate is None:
-        read = workers.apart(read_answers, files, batch, path if there else None, None, prices)
+        read = workers.apart(read_answers, files, batch, path if there else None, None, prices, model)
     else:  # the user's own code, which other processes may not find
-        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, prices)
+        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, prices, model)
     if there:
         files.store.take(files.responses(batch), path)
     return read
@@ -156,6 +165,7 @@ def read_answers(
     path: Path | None,
     validate: Validator | None = None,
     prices: Prices | None = None,
+    model: str = "",
 ) -> BatchState:
     """Write down one outcome for each request that the batch held, whatever the provider returned.
 
@@ -165,6 +175,7 @@ def read_answers(
         path: What it returned; `None` where there is nothing.
         validate: Says what is wrong with an answer; needed for repairs.
         prices: Those that are given.
+        model: The model of batches that name none.
 
     Returns:
         The batch as collected.
@@ -190,7 +201,7 @@ def read_answers(
         collected=True,
         doubtful=again,
         anomalies=dict(odd.counts),
-        usd=outcomes_cost(outcomes, prices or {}),
+        usd=outcomes_cost(outcomes, prices or {}, batch.model or model),
         lost=outcomes["status"].to_pylist().count("missing"),
         tokens=tokens,
         answer_tokens=made,

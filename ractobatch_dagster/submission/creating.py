@@ -10,6 +10,7 @@ from ractobatch_dagster.errors import ProviderAuthError, ProviderError, QueueFul
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.provider.translate import misses_file
+from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.budget import Purse, Stop
 from ractobatch_dagster.submission.files import SubmissionFiles
 from ractobatch_dagster.submission.looking import scan, suspects
@@ -44,6 +45,7 @@ class Creator:
         now: Seconds since 1970, by the store's clock.
         log: Told what is happening, one line each.
         enough: Whether to stop here, asked before each batch.
+        largest: How many bytes a create may send, where it sends the requests themselves.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Creator:
         now: Callable[[], float],
         log: Callable[[str], None],
         enough: Callable[[], bool],
+        largest: float,
     ) -> None:
         self._provider = provider
         self._purse = purse
@@ -64,6 +67,7 @@ class Creator:
         self._now = now
         self._log = log
         self._enough = enough
+        self._largest = largest
         self._writer = new_writer()
 
     def create(
@@ -72,7 +76,8 @@ class Creator:
         """Create a wave of these batches, as many as budgets and quota admit; what fails is added to `problems`."""
         now = self._now()
         intent = Intent(writer=self._writer, at=now)
-        fitting, queued = self._quota.fitting(state, numbers, WAVE)
+        here = {batch.number for batch in state.batches if not self._is_too_large(batch)}
+        fitting, queued = self._quota.fitting(state, [number for number in numbers if number in here], WAVE)
         wanted, stop = self._purse.fitting(state, fitting)
         state = self._waiting(files, state, stop, queued)
         if not wanted:
@@ -103,6 +108,10 @@ class Creator:
         """Take back the intent to create these, of which none was created."""
         return self._record(files, {b.number: msgspec.structs.replace(b, intent=None) for b in mine}, (), 0.0)
 
+    def _is_too_large(self, batch: BatchState) -> bool:
+        """Whether creating it sends more than there is time for: where there are no input files, it sends them all."""
+        return self._provider.profile.sends_to_create and batch.size > self._largest
+
     def _waiting(self, files: SubmissionFiles, state: SubmissionState, stop: Stop, queued: str) -> SubmissionState:
         """Say what keeps batches from being created, where that is something else than before."""
         if (stop, queued) == (_stop(state), state.queued):
@@ -127,7 +136,7 @@ class Creator:
                 # whatever stops this loop, the batches it did not reach were certainly not created
                 done[batch.number] = _given_up(batch)
                 try:
-                    created.append(self._create_one(state, batch, done))
+                    created.append(self._create_one(state, batch, done, files.store))
                 except QueueFullError as error:
                     self._quota.learn(batch.model or state.model, str(error), state)
                     paused = done[batch.number].not_before
@@ -142,7 +151,7 @@ class Creator:
             state = self._record(files, {**unreached, **done}, created, paused)
         return state
 
-    def _create_one(self, state: SubmissionState, batch: BatchState, done: Changes) -> RemoteBatch:
+    def _create_one(self, state: SubmissionState, batch: BatchState, done: Changes, store: Store) -> RemoteBatch:
         """Create one batch and put into `done` what is known of it afterwards, also where this fails."""
         try:
             remote = self._provider.create(
@@ -157,7 +166,7 @@ class Creator:
                 done[batch.number] = requeued(waiting, waiting.not_before)
             elif error.refused:  # certainly not created
                 done[batch.number] = waiting
-            elif there := self._sought(state, batch):
+            elif there := self._sought(state, batch, store):
                 done[batch.number] = after_look(batch, there, self._now())
                 return there
             raise
@@ -165,12 +174,12 @@ class Creator:
         self._log(f"created batch {batch.number} of {len(state.batches)}: {remote.id}, {batch.requests:,} requests")
         return remote
 
-    def _sought(self, state: SubmissionState, batch: BatchState) -> RemoteBatch | None:
+    def _sought(self, state: SubmissionState, batch: BatchState, store: Store) -> RemoteBatch | None:
         """A batch whose create had no clear reply, if it can be seen already; if not, that proves nothing yet."""
         key = batch_key(state.id, batch.number, batch.attempt)
         try:
             ages = {str(batch.file_id): batch.file_created_at}
-            found = scan(self._provider, [key], ages, self._enough, suspects(state, [batch]))
+            found = scan(self._provider, [key], ages, self._enough, suspects(state, [batch], store))
         except ProviderError:
             return None  # the caller raises the create's own error
         return found.get(key) or found.get(str(batch.file_id))

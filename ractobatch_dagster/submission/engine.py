@@ -116,7 +116,7 @@ class Engine:
     @cached_property
     def _creator(self) -> Creator:
         return Creator(self._provider, self._purse, self._quota, metadata=self._metadata,
-                       now=self._now, log=self._log, enough=self._enough)  # fmt: skip
+                       now=self._now, log=self._log, enough=self._enough, largest=self._largest_upload)  # fmt: skip
 
     @property
     def identity(self) -> str:
@@ -156,7 +156,7 @@ class Engine:
                     step = type(step)(tuple(number for number in step.batches if number in batches))
                 try:
                     if isinstance(step, Absorb):
-                        state = absorb(files, state, self._limits, self._log, self.advance, steps)
+                        state = absorb(files, state, self._limits, self._log, self.advance, steps, validate)
                     elif isinstance(step, Settle):
                         state = settle(files, state, self._limits, self._log)
                         if state.collected:

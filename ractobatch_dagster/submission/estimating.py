@@ -27,7 +27,7 @@ from ractobatch_dagster.submission.opening import Terms
 from ractobatch_dagster.submission.reusing import Known, sources_of
 from ractobatch_dagster.submission.rows import REQUEST, read_rows
 from ractobatch_dagster.submission.sealing import seal_rows
-from ractobatch_dagster.submission.state import BatchState, TableState
+from ractobatch_dagster.submission.state import BatchState, TableState, Takes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,9 @@ def estimate(
             paid = sources_of(table, state, shares, terms.reuse, dedupe=terms.dedupe)
         sources = [table.submission("").sibling(source) for source in paid] if table is not None else []
         since = terms.reuse.since(now()) if terms.reuse else 0.0
-        known = Known(files, sources, Path(folder), since=since, validate=terms.validate)
+        takes = Takes(since=since, samples=not terms.dedupe)
+        keys = [share.key for share in shares]
+        known = Known(files, sources, Path(folder), takes=takes, keys=keys, validate=terms.validate)
         batches = asking.plan(known, terms.limits, Path(folder))
         if inputs is not None:
             for batch in batches:

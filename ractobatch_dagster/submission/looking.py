@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from ractobatch_dagster.errors import ProviderAPIError, ProviderError, ProviderTimeoutError
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.store import Store
+from ractobatch_dagster.submission.files import open_states
 from ractobatch_dagster.submission.plan import KEY
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
@@ -17,6 +19,9 @@ __all__ = ["Looked", "look", "pages_of", "scan", "suspects"]
 _MAX_SCAN_PAGES = 100
 _OLD_PAGES = 2
 _CLOCK_SLACK = 60.0
+
+_ARRIVES_WITHIN = 1_800.0
+"""Seconds after the intent within which a create arrives, if it does: a wave of them, each with its requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +183,25 @@ def _claimed(
     return found
 
 
-def suspects(state: SubmissionState, batches: Collection[BatchState]) -> Callable[[RemoteBatch], bool]:
-    """Tells which batches that do not show whose they are may be one of these: as large, and not known already."""
-    known = {batch.batch_id for batch in state.batches}
+def suspects(state: SubmissionState, batches: Collection[BatchState], store: Store) -> Callable[[RemoteBatch], bool]:
+    """Tells which batches that do not show whose they are may be one of these.
+
+    As large, created while that could still happen, and not recorded, by this submission or another of the root.
+    """
     sizes = {0, *(batch.requests for batch in batches)}
-    return lambda remote: remote.id not in known and remote.total in sizes
+    until = max((batch.intent.at for batch in batches if batch.intent), default=0.0) + _ARRIVES_WITHIN + _CLOCK_SLACK
+    known: set[str | None] = {batch.batch_id for batch in state.batches}
+    looked: list[bool] = []
+
+    def suspect(remote: RemoteBatch) -> bool:
+        if remote.id in known or remote.total not in sizes or remote.created_at > until:
+            return False
+        if not looked:
+            looked.append(True)
+            known.update(batch.batch_id for one in open_states(store) for batch in one.batches)
+        return remote.id not in known
+
+    return suspect
 
 
 def _unknown(keys: Collection[str], why: str) -> ProviderAPIError:

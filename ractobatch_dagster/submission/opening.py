@@ -37,6 +37,7 @@ from ractobatch_dagster.submission.state import (
     PartitionState,
     SubmissionState,
     TableState,
+    Takes,
 )
 from ractobatch_dagster.submission.validating import Validator, validator
 
@@ -234,6 +235,8 @@ class _Sealing:
         sources = list(met.giving_way) if terms.reuse else []
         if terms.reuse is not None:
             sources += sources_of(table, state, fresh, terms.reuse, dedupe=terms.dedupe)
+        since = terms.reuse.since(self.created_at) if terms.reuse else 0.0
+        takes = Takes(since=since, own=terms.reuse is None, samples=not terms.dedupe)
         asking = Asking(
             files,
             [(share.start, share.start + share.rows) for share in fresh],
@@ -246,9 +249,9 @@ class _Sealing:
         reused: dict[str, float] = {}
         expected: float | None = None
         if not met.replaced:  # no batch is planned before what is replaced has ended
-            since = terms.reuse.since(self.created_at) if terms.reuse else 0.0
             paid = [files.sibling(source) for source in dict.fromkeys(sources)]
-            known = Known(files, paid, self.folder, since=since, validate=terms.validate)
+            keys = [share.key for share in fresh]
+            known = Known(files, paid, self.folder, takes=takes, keys=keys, validate=terms.validate)
             batches = asking.plan(known, terms.limits, self.folder)
             reused = known.created
             past = last_landed(table, state, fresh)
@@ -274,9 +277,10 @@ class _Sealing:
             max_rounds=terms.max_rounds,
             repairs=terms.repairs,
             parts=terms.parts,
-            partitions=tuple(fresh),
+            partitions=tuple(asking.counted(fresh)),
             batches=batches,
-            sources=tuple(sorted(set(sources))),
+            sources=tuple(dict.fromkeys(sources)),
+            takes=takes,
             reused=reused,
             expected_usd=expected,
             prices=dict(terms.prices),

@@ -16,6 +16,7 @@ import msgspec
 
 from ractobatch_dagster.provider.remote import queue_limit
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
+from ractobatch_dagster.results.cost import named
 from ractobatch_dagster.store import Store, table_name
 from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
@@ -34,8 +35,14 @@ _WAITS = 3_600.0
 _RECOUNT = 3_600.0
 """Seconds after which those in whose way a share is look whether it is still right."""
 
+_STARVES = 1_800.0
+"""Seconds after which the room that a waiting batch needs is left free, however small the others are."""
+
 _ENQUEUED = 2 * 86_400.0
 """Seconds after which nothing of a submission that nobody has looked at since is in the queue: its batches expired."""
+
+_LOOK_AGAIN = 300.0
+"""Seconds after which it is seen again whether somebody counts."""
 
 _MARGIN = 1.1
 """So many times the tokens that earlier answers were billed for, since the next rows may be longer."""
@@ -49,10 +56,18 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What one submission has in the queue, by model, and of which models it waits to add more."""
+    """What one submission has in the queue.
+
+    Attributes:
+        tokens: How many tokens, by model.
+        waits: How many tokens the next batch has that it waits to add, by model.
+        since: Since when it has waited for that in vain.
+        at: When this was written down.
+    """
 
     tokens: dict[str, int] = {}
-    waits: list[str] = []
+    waits: dict[str, int] = {}
+    since: dict[str, float] = {}
     at: float
 
 
@@ -127,6 +142,7 @@ class Quota:
         self._per_hour = batches_per_hour
         self._now = now
         self._counts: bool | None = None  # whether there is a ledger, which nobody takes away again
+        self._looked_at = 0.0
         self._unsettled: set[str] = set()
 
     def fitting(self, state: SubmissionState, numbers: Sequence[int], most: int) -> tuple[list[int], str]:
@@ -176,7 +192,9 @@ class Quota:
             after = self._with(ledger, state, batches)
             full = _Queue(state, after, self._given, now).overfull()
             why = f"somebody else has just taken the room in the queue of {full}" if full else ""
-            return None if full else after
+            if self._per_hour is not None and _created(after, now) > self._per_hour:
+                why = f"the provider takes {self._per_hour:,} batches an hour"
+            return None if why else after
 
         if self._ledger() is not None or self._given:
             self._log.update(reserved)
@@ -209,9 +227,10 @@ class Quota:
         self._unsettled.add(state.id)
 
     def _ledger(self) -> Counted | None:
-        if self._counts is False:
+        now = self._now()
+        if self._counts is False and now - self._looked_at < _LOOK_AGAIN:
             return None
-        version = self._log.load()
+        version, self._looked_at = self._log.load(), now
         self._counts = version is not None
         return version.state if version is not None else None
 
@@ -220,9 +239,7 @@ class Quota:
         if self._per_hour is None:
             return len(state.batches)
         mine = sum(1 for batch in state.batches if batch.created_at and batch.created_at > now - _HOUR)
-        hours = (int(now // _HOUR), int(now // _HOUR) - 1)
-        all_ = sum(ledger.created.get(str(hour), 0) for hour in hours) if ledger is not None else 0
-        return max(self._per_hour - max(mine, all_), 0)
+        return max(self._per_hour - max(mine, _created(ledger, now) if ledger is not None else 0), 0)
 
     def _with(self, ledger: Counted | None, state: SubmissionState, batches: int) -> Counted:
         """The count with this submission as it is."""
@@ -233,8 +250,10 @@ class Quota:
         known = shares.get(state.id)
         if not share.tokens and not share.waits:
             shares.pop(state.id, None)
-        elif known is None or _moved(known, share):
-            shares[state.id] = share
+        elif known is None or batches or _moved(known, share):
+            before = known.since if known is not None and not batches else {}
+            since = {model: before.get(model, now) for model in share.waits}
+            shares[state.id] = msgspec.structs.replace(share, since=since)
         created = ledger.created
         if batches:
             hour = int(now // _HOUR)
@@ -254,7 +273,7 @@ class Quota:
             for id_ in old & shares.keys():
                 there = shares.pop(id_)
                 if id_ in found:
-                    shares[id_] = msgspec.structs.replace(found[id_], waits=there.waits)
+                    shares[id_] = msgspec.structs.replace(found[id_], waits=there.waits, since=there.since)
             return newest and msgspec.structs.replace(newest, shares=shares)
 
         self._log.update(recounted)
@@ -282,8 +301,11 @@ class _Queue:
         for share in others:
             self._theirs.update(share.tokens)
         self._others, self._now = others, now
+        own = ledger.shares.get(state.id)
+        self._since = own.since if own is not None else {}
         there = [batch for batch in state.batches if _is_enqueued(batch)]
         self._batches = Counter(batch.model or state.model for batch in there)
+        self._intended = {batch.model or state.model for batch in there if batch.stage == "creating"}
         self._mine = Counter[str]()
         for batch in there:
             self._mine[batch.model or state.model] += _tokens(batch, state.model, self._billed)
@@ -291,7 +313,7 @@ class _Queue:
     def add(self, batch: BatchState) -> str:
         """Put it into the queue, or say why not."""
         model = batch.model or self._model
-        tokens, limit = _tokens(batch, self._model, self._billed), self._limits.get(model)
+        tokens, limit = _tokens(batch, self._model, self._billed), _limit(self._limits, model)
         if limit is not None and not self._admits(model, tokens, limit):
             return f"the provider's queue takes {limit:,} tokens of {model}"
         self._mine[model] += tokens
@@ -299,8 +321,8 @@ class _Queue:
 
     def overfull(self) -> str | None:
         """A model of which more is in the queue than it takes, with something of ours."""
-        for model, tokens in self._mine.items():
-            limit, theirs = self._limits.get(model), self._theirs[model]
+        for model in self._intended:
+            tokens, limit, theirs = self._mine[model], _limit(self._limits, model), self._theirs[model]
             alone = not theirs and self._batches[model] == 1
             if limit is not None and theirs + tokens > limit and not alone:
                 return model
@@ -308,16 +330,35 @@ class _Queue:
 
     def _admits(self, model: str, tokens: int, limit: int) -> bool:
         mine, all_ = self._mine[model], self._mine[model] + self._theirs[model]
+        waiting = [one for one in self._others if model in one.waits and self._now - one.at < _WAITS]
+        if any(self._starves(one, model, all_, limit) for one in waiting):
+            return False
         if not all_:
             return True
         if all_ + tokens > limit:
             return False
-        waiting = [one for one in self._others if model in one.waits and self._now - one.at < _WAITS]
         sharing = 1 + sum(1 for one in self._others if one in waiting or one.tokens.get(model))
         share = limit / sharing
         if not any(one.tokens.get(model, 0) < share for one in waiting):
             return True
         return not mine or mine + tokens <= share
+
+    def _starves(self, other: Share, model: str, all_: int, limit: int) -> bool:
+        """Whether somebody has waited for long, and longer than we, for more room than there is."""
+        since = other.since.get(model, self._now)
+        longest = since < min(self._now - _STARVES, self._since.get(model, self._now))
+        return longest and bool(all_) and all_ + other.waits[model] > limit
+
+
+def _limit(limits: Mapping[str, int], model: str) -> int | None:
+    """What is said of a model, or of the one whose dated name it is."""
+    name = named(model, limits)
+    return None if name is None else limits[name]
+
+
+def _created(ledger: Counted, now: float) -> int:
+    """How many batches were created in this hour and the one before."""
+    return sum(ledger.created.get(str(int(now // _HOUR) - before), 0) for before in (0, 1))
 
 
 def _is_enqueued(batch: BatchState) -> bool:
@@ -345,9 +386,12 @@ def _share(state: SubmissionState, billed: Mapping[str, tuple[int, int]], now: f
     for batch in state.batches:
         if _is_enqueued(batch):
             tokens[batch.model or state.model] += _tokens(batch, state.model, billed)
-    ended = state.cancelled or state.collected
-    waits = {b.model or state.model for b in state.batches if b.stage in ("planned", "uploaded") and not ended}
-    return Share(tokens=dict(tokens), waits=sorted(waits), at=now)
+    waits: dict[str, int] = {}
+    for batch in state.batches:
+        # whoever waits for a budget does not wait for the queue
+        if batch.stage in ("planned", "uploaded") and not (state.cancelled or state.collected or state.held):
+            waits.setdefault(batch.model or state.model, _tokens(batch, state.model, billed))
+    return Share(tokens=dict(tokens), waits=waits, at=now)
 
 
 def _moved(known: Share, share: Share) -> bool:

@@ -37,7 +37,7 @@ def resolve(
     unsure = [batch for batch in state.batches if batch.number in numbers]
     keys = {batch.number: batch_key(state.id, batch.number, batch.attempt) for batch in unsure}
     ages = {str(batch.file_id): batch.file_created_at for batch in unsure}
-    found = scan(provider, set(keys.values()), ages, enough, suspects(state, unsure))
+    found = scan(provider, set(keys.values()), ages, enough, suspects(state, unsure, files.store))
     known: dict[int, BatchState] = {}
     for batch in unsure:
         remote = found.get(keys[batch.number]) or found.get(str(batch.file_id))

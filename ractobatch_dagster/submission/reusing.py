@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from ractobatch_dagster.store import table_name
 from ractobatch_dagster.submission.answered import FINAL, Answered, Stream, as_reused
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.rows import read_rows
-from ractobatch_dagster.submission.state import PartitionRows, SubmissionState, TableState
+from ractobatch_dagster.submission.state import PartitionRows, SubmissionState, TableState, Takes
 from ractobatch_dagster.submission.validating import Validator
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def sources_of(
     others = _landed(state) - mine if state and reuse.partitions and dedupe else set()
     for id_ in sorted(others, reverse=True)[:_MOST]:
         version = table.submission(id_).log.load()
-        left -= version.state.sealed if version is not None else 0
-        if left < 0:
-            break
-        found.append(id_)
+        rows = version.state.sealed if version is not None else 0
+        if rows <= left:  # a large one hides no small ones behind it
+            left -= rows
+            found.append(id_)
     for name in reuse.tables:
         other = TableFiles(table.store, name)
         version_ = other.log.load()
@@ -74,7 +74,8 @@ class Known:
         files: Which submission takes them over.
         sources: Whose answers; those included that they had taken over themselves.
         folder: Where files are made before they go into the store.
-        since: Only answers of batches that were created then or later, in seconds since 1970.
+        takes: Which of their answers.
+        keys: Our partitions.
         validate: Says what is wrong with an answer, or `None`; those with which something is are asked again.
     """
 
@@ -84,10 +85,12 @@ class Known:
         sources: Sequence[SubmissionFiles],
         folder: Path,
         *,
-        since: float = 0.0,
+        takes: Takes = Takes(),  # noqa: B008 - it is frozen
+        keys: Collection[str | None] = (),
         validate: Validator | None = None,
     ) -> None:
         self._files = files
+        self._takes, self._keys = takes, set(keys)
         # what somebody deleted wholly cannot be taken over, and is no reason not to go on
         loaded = [(source, source.log.load()) for source in sources]
         self._sources = [
@@ -102,6 +105,7 @@ class Known:
         self.answers = 0
         self._validate = validate
         self._created = {id_: at for _, state in self._sources for id_, at in _created(state).items()}
+        since = takes.since
         self._young = sorted(id_ for id_, at in self._created.items() if at >= since) if since else None
         self.created: dict[str, float] = {}
         """When the batches were created whose answers were taken over, by their ids."""
@@ -136,12 +140,15 @@ class Known:
         import pyarrow as pa
 
         batches = [{batch.batch_id for batch in state.batches if batch.batch_id} for _, state in self._sources]
-        for (files, state), mine in zip(self._sources, batches, strict=True):
+        for number, ((files, state), mine) in enumerate(zip(self._sources, batches, strict=True)):
             answered, row = Answered(files, state, 0, state.sealed), 0
-            others = pa.array(sorted(set().union(*batches) - mine), pa.string())
+            told = set().union(*batches)
+            if self._takes.samples:  # what two sources have taken over of a third is one answer
+                told |= {id_ for _, before in self._sources[:number] for id_ in before.reused}
+            others = pa.array(sorted(told - mine), pa.string())
             for batch in read_rows(files, 0, state.sealed, [REQUEST_HASH]):
                 fit = self._fit(answered.until(row + len(batch)))
-                there = _answered(fit, row, len(batch), others)
+                there = _answered(fit, row, len(batch), others) & self._ours(files, state, row, len(batch))
                 yield np.where(there[:, None], from_binary(batch.column(0)), np.uint64(0))
                 row += len(batch)
 
@@ -153,11 +160,25 @@ class Known:
             while len(words := np.fromfile(file, np.uint64, 2 * _AT_ONCE)):
                 yield words.reshape(-1, 2)
 
+    def _ours(self, files: SubmissionFiles, state: SubmissionState, start: int, rows: int) -> np.ndarray:
+        """Which of these rows are of partitions whose answers we may have: of samples, only our own."""
+        import numpy as np
+
+        if not self._takes.samples or files.sibling("").prefix != self._files.sibling("").prefix:
+            return np.ones(rows, dtype=bool)
+        found, places = np.zeros(rows, dtype=bool), np.arange(start, start + rows)
+        for share in state.partitions:
+            if share.key in self._keys:
+                found |= (places >= share.start) & (places < share.start + share.rows)
+        return found
+
     def _fit(self, outcomes: pa.Table) -> pa.Table:
         """The outcomes that are young enough, and with which nothing is wrong."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        if self._takes.own:
+            outcomes = outcomes.filter(pc.invert(pc.fill_null(outcomes["reused"], False)))
         if self._young is not None:
             outcomes = outcomes.filter(pc.is_in(outcomes["batch_id"], pa.array(self._young, pa.string())))
         if self._validate is None:

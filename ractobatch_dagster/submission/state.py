@@ -19,6 +19,7 @@ __all__ = [
     "PartitionState",
     "SubmissionState",
     "TableState",
+    "Takes",
 ]
 
 Stage = Literal["planned", "uploaded", "creating", "running", "ended", "collected"]
@@ -40,13 +41,15 @@ class PartitionRows(msgspec.Struct, frozen=True, kw_only=True):
     """One partition's share of a submission: a run of its rows.
 
     `key` is `None` where the asset has no partitions. `digest` is over the rows and their request
-    hashes: equal digests mean that sending again would ask the same questions about the same rows.
+    hashes: equal digests mean that sending again would ask the same questions about the same rows. `asked`
+    is how many of them are in batches, once those are planned.
     """
 
     key: str | None
     start: int
     rows: int
     digest: str
+    asked: int | None = None
 
 
 class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +190,20 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         return "ended" if self.status is not None and self.status.terminal else "running"
 
 
+class Takes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which answers of its sources a submission may take over.
+
+    Attributes:
+        since: Of batches that were created then or later, in seconds since 1970.
+        own: Only what the source asked itself, and has not taken over.
+        samples: Each row is a sample of its own, so that no answer counts twice, or for another partition.
+    """
+
+    since: float = 0.0
+    own: bool = False
+    samples: bool = False
+
+
 class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All batches that one DataFrame became.
 
@@ -206,6 +223,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         max_rounds: How many times a row is asked again after failures that are worth it.
         repairs: How many times the model is shown an answer that its output model refuses, with the reason.
         sources: Submissions whose answers it may take over once it plans its batches; of another table after its name.
+        takes: What it may take over of their answers.
         reused: When the batches were created whose answers it has taken over, by their ids.
         predecessors: Submissions that this one replaces and whose answers it waits for before it plans any batch.
         predecessors_ended: All of those have ended, so that a run can take their answers over.
@@ -240,6 +258,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     partitions: tuple[PartitionRows, ...]
     batches: tuple[BatchState, ...] = ()
     sources: tuple[str, ...] = ()
+    takes: Takes = Takes()
     reused: dict[str, float] = {}
     predecessors: tuple[str, ...] = ()
     predecessors_ended: bool = False

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ractobatch_dagster.errors import ProviderError
@@ -17,9 +18,10 @@ from ractobatch_dagster.provider.message_batches import AnthropicProvider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.submission.engine import SUBMIT, Engine
-from ractobatch_dagster.submission.files import SubmissionFiles
+from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.looking import scan, suspects
 from ractobatch_dagster.submission.plan import INTENT_AGE, Create, Upload
+from ractobatch_dagster.submission.state import Intent
 from ractobatch_dagster.tending import reconcile
 from tests.anthropic_project import MODEL, Claude, provider
 from tests.submission.test_engine import LIMITS, Bench
@@ -120,12 +122,28 @@ def test_batches_of_other_sizes_and_known_ones_hold_nothing(bench: ClaudeBench) 
     bench.engine().advance(files, steps={Create})
     one, two = files.state().batches
     assert (one.stage, two.stage) == ("running", "running")
-    find = suspects(files.state(), [two])
+    two = msgspec.structs.replace(two, batch_id=None, intent=Intent(writer="w", at=bench.clock))
+    known = files.state().with_batches({1: msgspec.structs.replace(two, batch_id=files.state().batches[1].batch_id)})
+    find = suspects(known, [two], files.store)
     listed = bench.provider().list_batches().batches
     assert [remote.total for remote in listed] == [2, 10, 7]
     assert not any(find(remote) for remote in listed)
     assert find(replace(listed[0], id="another"))
     assert find(replace(listed[0], id="another", total=0))  # it does not say how large it is
+    # one that began so long after the intent is none that was intended then
+    assert not find(replace(listed[0], id="another", created_at=bench.clock + 3_600))
+
+
+def test_what_another_submission_has_recorded_holds_nothing(bench: ClaudeBench) -> None:
+    """Full batches are all of one size, and most of them are known."""
+    one = bench.open("a")
+    bench.table = TableFiles(bench.store, "others")
+    other = bench.open("b")
+    bench.engine().advance(other, steps=SUBMIT)
+    (theirs,) = bench.provider().list_batches().batches
+    lost = msgspec.structs.replace(one.state().batches[0], intent=Intent(writer="w", at=bench.clock))
+    assert suspects(one.state(), [lost], one.store)(replace(theirs, id="a stranger's"))
+    assert not suspects(one.state(), [lost], one.store)(theirs)
 
 
 def test_a_look_that_takes_too_long_proves_nothing(bench: ClaudeBench) -> None:

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from ractobatch_dagster.local import Faults, LocalServer
+from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import queue_limit
 from ractobatch_dagster.submission.engine import LIGHT, SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles
-from ractobatch_dagster.submission.plan import Poll, progress
+from ractobatch_dagster.submission.plan import Poll, Upload, progress
 from ractobatch_dagster.submission.quota import Counted, Quota, counted, queue_lines
-from tests.submission.test_budget import ONE_EACH, Purses, created
+from tests.submission.test_budget import ONE_EACH, Purses, created, usd
 from tests.submission.test_engine import Bench, bench
 
 __all__ = ["bench"]
@@ -79,7 +80,7 @@ def test_of_several_submissions_each_has_its_share(bench: Bench) -> None:
     engine(bench, 4, first).advance(first, steps=SUBMIT)
     engine(bench, 4, first).advance(second, steps=SUBMIT)
     assert (created(first), created(second)) == (4, 0)
-    assert ledger(bench).shares[second.id].waits == [MODEL]
+    assert ledger(bench).shares[second.id].waits.keys() == {MODEL}
     (line,) = queue_lines(bench.store, bench.engine().identity, bench.clock)
     assert line.startswith(f"{MODEL}: about {4 * tokens(first)} tokens enqueued")
     assert line.endswith("2 submissions wait")
@@ -99,6 +100,66 @@ def test_a_submission_that_nobody_steps_gives_up_its_share(bench: Bench) -> None
     seen_to_end(bench, first)
     engine(bench, 4, first).advance(first, steps=SUBMIT)
     assert created(first) == 8
+
+
+def test_whoever_waits_for_a_budget_takes_no_room(bench: Bench) -> None:
+    """The queue is for those who may be created."""
+    purses = Purses(bench, usd(0.5))
+    held, files = purses.open(3, "a"), purses.open(5, "b")
+    engine(bench, 4, files).advance(held, steps={Upload})
+    purses.engine().advance(held, steps=SUBMIT)
+    assert held.state().held
+    engine(bench, 4, files).advance(files, steps=SUBMIT)
+    assert created(files) == 4
+    assert held.id not in ledger(bench).shares
+
+
+def test_a_large_batch_does_not_starve(bench: Bench) -> None:
+    """After half an hour small ones leave it the room that it needs."""
+    purses = Purses(bench)
+    small, large = purses.open(12, "a"), purses.open(1, "b")
+    engine(bench, 4, small).advance(large, steps={Upload})
+    batch = large.state().batches[0]
+    large.change(lambda _: {0: msgspec.structs.replace(batch, size=4 * batch.size)})
+    engine(bench, 4, small).advance(small, steps=SUBMIT)
+    engine(bench, 4, small).advance(large, steps=SUBMIT)
+    assert (created(small), created(large)) == (4, 0)
+
+    def one_ends() -> None:
+        one = next(b for b in small.state().batches if b.batch_id and b.status is not BatchStatus.COMPLETED)
+        small.change(lambda _: {one.number: msgspec.structs.replace(one, status=BatchStatus.COMPLETED)})
+
+    for seconds, ends in ((10, 3), (1_900, 1)):
+        bench.clock += seconds
+        for _ in range(ends):
+            one_ends()
+        for files in (large, small):
+            engine(bench, 4, small).advance(files, steps=SUBMIT)
+        assert (created(small), created(large)) == (5, 0)
+    seen_to_end(bench, small)
+    for files in (small, large):
+        engine(bench, 4, small).advance(files, steps=SUBMIT)
+    assert (created(small), created(large)) == (5, 1)
+
+
+def test_a_model_over_its_limit_stops_no_other(bench: Bench) -> None:
+    """A limit that was learnt late is of that model alone."""
+    files = Purses(bench).open(3)
+    other = {2: msgspec.structs.replace(files.state().batches[2], model="gpt-4o", not_before=bench.clock + 100)}
+    files.change(lambda _: other)
+    engine(bench, None, files).advance(files, steps=SUBMIT)
+    made = engine(bench, None, files)
+    made._quota.learn(MODEL, REFUSED.format(1), files.state())
+    bench.clock += 200
+    made.advance(files, steps=SUBMIT)
+    assert [batch.batch_id is not None for batch in files.state().batches] == [True, True, True]
+
+
+def test_dated_names_have_the_limit_of_the_model(bench: Bench) -> None:
+    """As prices do."""
+    files = Purses(bench).open(3, model="gpt-4o-mini-2024-07-18")
+    engine(bench, 2, files).advance(files, steps=SUBMIT)
+    assert created(files) == 2
 
 
 def test_what_a_crash_left_in_the_count_is_noticed(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from ractobatch_dagster.errors import InvalidInputError, ProviderError, Submissi
 from ractobatch_dagster.local import CallFault, Faults, LocalServer
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.submission.engine import LIGHT, SUBMIT
 from ractobatch_dagster.submission.plan import Upload, after_look
 from ractobatch_dagster.submission.sealing import Rules
@@ -108,6 +109,27 @@ def test_what_was_taken_over_before_is_still_there_after_replacing(slow: Bench) 
     slow.finish(second)
     assert slow.answers(second) == ["ok", "ok", "ok"]
     assert max(slow.server.billed.values()) == 1
+
+
+def test_what_replaces_keeps_to_what_it_may_take_over(slow: Bench) -> None:
+    """Answers that are too old, or that a fresh start does not want, are not taken over on the way either."""
+    slow.server._running.work.model.gate.set()
+    slow.finish(slow.open("a"))
+    slow.land()
+    first = slow.open("a", "b")
+    slow.engine().advance(first, steps=SUBMIT)
+    anew = slow.open("a", "b", "c", on_change="replace", reuse=None)
+    slow.finish(anew)
+    assert slow.server.billed.total() == 4  # "a" again, which the first had only taken over
+    slow.land()
+    second = slow.open("a", "b", "c", "d")
+    slow.engine().advance(second, steps=SUBMIT)
+    slow.clock += 40 * 86_400
+    old = slow.open("a", "b", "c", "e", on_change="replace", reuse=Reuse(max_age_days=30))
+    slow.finish(old)
+    assert old.state().expected_usd is not None
+    assert old.state().reused == {}
+    assert slow.server.billed.total() == 4 + 1 + 4
 
 
 def test_what_was_taken_over_twice_is_not_asked_again(slow: Bench) -> None:
