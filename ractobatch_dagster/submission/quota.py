@@ -331,7 +331,7 @@ class _Queue:
     def _admits(self, model: str, tokens: int, limit: int) -> bool:
         mine, all_ = self._mine[model], self._mine[model] + self._theirs[model]
         waiting = [one for one in self._others if model in one.waits and self._now - one.at < _WAITS]
-        if any(self._starves(one, model, all_, limit) for one in waiting):
+        if any(self._starves(one, model, all_ + tokens, limit) for one in waiting):
             return False
         if not all_:
             return True
@@ -344,10 +344,10 @@ class _Queue:
         return not mine or mine + tokens <= share
 
     def _starves(self, other: Share, model: str, all_: int, limit: int) -> bool:
-        """Whether somebody has waited for long, and longer than we, for more room than there is."""
+        """Whether somebody has waited for long, and longer than we, for more room than we would leave."""
         since = other.since.get(model, self._now)
         longest = since < min(self._now - _STARVES, self._since.get(model, self._now))
-        return longest and bool(all_) and all_ + other.waits[model] > limit
+        return longest and all_ + other.waits[model] > limit
 
 
 def _limit(limits: Mapping[str, int], model: str) -> int | None:
