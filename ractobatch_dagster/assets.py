@@ -28,7 +28,7 @@ from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import check_partition, estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
-from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate, maker
+from ractobatch_dagster.requests.body import EMBEDDINGS, RequestTemplate, maker
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchAsset", "batch_asset", "build_batch_assets"]
 
-Endpoint = Literal["chat", "responses", "embeddings"]
+Endpoint = Literal["chat", "responses", "embeddings", "completions", "moderations"] | str  # or a path
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,10 @@ def batch_asset(
         prompt: The system prompt: a `RactoPrompt`, anything else with `compile() -> str`, a text, or none.
         output: What an answer is to be, where the prompt does not say it: a Pydantic model, a dataclass, a TypedDict,
             or a JSON Schema whose root is an object. Sent as a strict `response_format`; its fields become columns.
-        endpoint: What is asked: `chat`, `responses`, or `embeddings`, whose answers are a column `embedding` of
-            vectors: lists of 32-bit floats, as long as the model or `extra={"dimensions": …}` says.
+        endpoint: What is asked: `chat`; `responses`; `embeddings`, whose answers are a column `embedding` of vectors:
+            lists of 32-bit floats, as long as the model or `extra={"dimensions": …}` says; `completions`, a text after
+            a text; `moderations`, whose answers are the columns `flagged`, `categories` and `category_scores`. Or any
+            other path under `/v1/`, where rows bring their whole body by `overrides`, and `llm_text` is what came back.
         template: Makes the column `user_message`, which the function's frame then must not have: a Jinja template over
             its columns, such as `"{{ subject }}\\n\\n{{ body }}"`. A null renders as nothing; a row whose columns are
             all null has no prompt.
@@ -333,9 +335,9 @@ def batch_asset(
             temperature=temperature,
             max_tokens=max_tokens,
             extra=dict(extra or {}),
-            endpoint=endpoint_path(endpoint),
+            endpoint=endpoint_path(endpoint, overrides or ()),
         )
-        own = Overrides(overrides, TURNS[request.endpoint]) if overrides else None
+        own = Overrides(overrides, request.endpoint) if overrides else None
         if request.endpoint == EMBEDDINGS and own and {"model", "extra", "body"} & own.columns.keys():
             request = replace(request, output_type=embedding_model(""))  # only the answer tells how long it is
         if request.output_type is not None:

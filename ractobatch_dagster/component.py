@@ -145,7 +145,12 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = None
     endpoint: Annotated[
-        Literal["chat", "responses", "embeddings"] | None, _words("What is asked; chat where not given.")
+        str | None,
+        _words(
+            "What is asked: chat (where not given), responses, embeddings, completions, moderations, or a path under "
+            "/v1/ to which rows bring whole bodies.",
+            examples=["responses", "moderations"],
+        ),
     ] = None
     key: Annotated[str | None, _words("The column that identifies a row.")] = None
     temperature: float | None = None

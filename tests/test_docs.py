@@ -80,7 +80,14 @@ def test_the_page_of_endpoints_runs(
     names: dict[str, Any] = {"__name__": "endpoints"}
     for block in blocks("endpoints.md"):
         exec(compile(block, "docs/endpoints.md", "exec", dont_inherit=True), names)
-    assert re.fullmatch(r"list<\w+: float>\n", capsys.readouterr().out)
+    vector, *flags, reasons = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"list<\w+: float>", vector)
+    assert any("self_harm_intent: bool" in line for line in flags)
+    assert any("self_harm_intent: double" in line for line in flags)
+    assert reasons == "['stop', 'stop']"
+    drawn = names["pictures"].estimate(names["resource"], {"tickets": names["TICKETS"]}, inputs=Path("drawn"))
+    assert drawn.requests == 2
+    assert b'"prompt":"A drawing of this: I love it."' in Path("drawn/00000.jsonl").read_bytes()
     feelings = names["feelings"].preview(names["resource"], {"tickets": names["TICKETS"]}, rows=2)
     assert feelings.table["llm_status"].to_pylist() == ["ok", "ok"]
     assert feelings.requests[0]["max_output_tokens"] == 2_000

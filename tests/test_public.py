@@ -225,6 +225,7 @@ CORE = (
     "schema_model",
     "schema_words",
     "embedding",
+    "moderation",
     "models",
     "inspecting",
     "operating",
@@ -285,7 +286,16 @@ ABOVE = {"processor", "submission", "local", *DAGSTER_LAYER}
         (("errors",), {"models", "provider", "requests", "results", "prompt", *ABOVE}),
         (
             (
-                *("models", "json_schema", "answer_model", "schema_words", "schema_model", "embedding", "output"),
+                *(
+                    "models",
+                    "json_schema",
+                    "answer_model",
+                    "schema_words",
+                    "schema_model",
+                    "embedding",
+                    "moderation",
+                    "output",
+                ),
                 *("attachment", "prompt", "records"),
             ),
             {"provider", "requests", "results", *ABOVE},

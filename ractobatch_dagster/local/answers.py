@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ractobatch_dagster.local.disk import Json
+from ractobatch_dagster.local.moderating import moderated
 from ractobatch_dagster.local.plain import plain_answer
 from ractobatch_dagster.local.problems import error_body
 from ractobatch_dagster.local.rules import Reading
@@ -61,7 +62,8 @@ class Model(Protocol):
 
 
 class RuleModel:
-    """The built-in model: rules, no network and no weights. It takes chats, responses, embeddings, messages."""
+    """The built-in model: rules, no network and no weights. It takes chats, responses, embeddings, completions,
+    moderations, messages."""
 
     concurrency = 1  # it computes in Python, where a second thread gains nothing
 
@@ -72,6 +74,8 @@ class RuleModel:
             "/v1/responses": _response,
             "/v1/embeddings": _embeddings,
             "/v1/messages": _message,
+            "/v1/completions": _completion,
+            "/v1/moderations": _moderations,
         }
         try:
             if endpoint not in answerers:
@@ -217,6 +221,42 @@ def _embeddings(body: Mapping[str, Any]) -> Json:
             for index, vector in enumerate(_unit_vector(str(text), size) for text in texts)
         ],
         "usage": {"prompt_tokens": used, "total_tokens": used},
+    }
+
+
+def _completion(body: Mapping[str, Any]) -> Json:
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise _RefusedError("Missing required parameter: 'prompt'.", "prompt")
+    text, made, cut = _limit(_content(prompt, {}, None, "prompt"), body.get("max_tokens"))
+    given, many = _tokens(prompt), int(body.get("n") or 1)
+    return {
+        "id": f"cmpl-{secrets.token_hex(12)}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.get("model"),
+        "choices": [
+            {"index": index, "text": text, "logprobs": None, "finish_reason": "length" if cut else "stop"}
+            for index in range(many)
+        ],
+        "usage": {
+            "prompt_tokens": given,
+            "completion_tokens": made * many,
+            "total_tokens": given + made * many,
+        },
+    }
+
+
+def _moderations(body: Mapping[str, Any]) -> Json:
+    asked = body.get("input")
+    if not asked:
+        raise _RefusedError("Missing required parameter: 'input'.", "input")
+    if isinstance(asked, list) and isinstance(asked[0], dict):  # of one text and its pictures there is one judgement
+        asked = "\n".join(str(part.get("text", "")) for part in asked)
+    return {
+        "id": f"modr-{secrets.token_hex(12)}",
+        "model": body.get("model") or "omni-moderation-latest",
+        "results": [moderated(str(text)) for text in (asked if isinstance(asked, list) else [asked])],
     }
 
 

@@ -48,18 +48,18 @@ class Outcome:
     line: dict[str, Any] | None = None
 
 
-def classify(line: dict[str, Any]) -> Outcome:
-    """The outcome that a line tells.
+def classify(line: dict[str, Any], *, raw: bool = False) -> Outcome:
+    """The outcome that a line tells; of a `raw` one the whole body is the answer, of which nothing else is known.
 
     Success needs a 2xx and a body without an error: the provider puts HTTP errors into `response.body.error` with
     `error: null`, and ghosts with `status_code: 0` into files that it counts as completed.
     """
     told = as_line(line) if isinstance(line.get("result"), dict) and "response" not in line else line
     outcome = Outcome(_text(told.get("custom_id")) or "", "error", line=line)
-    return _told(outcome, told)
+    return _told(outcome, told, raw=raw)
 
 
-def _told(outcome: Outcome, line: dict[str, Any]) -> Outcome:
+def _told(outcome: Outcome, line: dict[str, Any], *, raw: bool) -> Outcome:
     response = line.get("response")
     response = response if isinstance(response, dict) else {}
     outcome.request_id = _text(response.get("request_id")) or None
@@ -72,7 +72,7 @@ def _told(outcome: Outcome, line: dict[str, Any]) -> Outcome:
     if code is None or not 200 <= code < 300 or problem or not isinstance(body, dict):
         said = problem or body or response.get("message") or _NOTHING_SAID
         return _failed(outcome, said, code or 0)
-    return _answered(outcome, body)
+    return _raw(outcome, body) if raw else _answered(outcome, body)
 
 
 def no_line(custom_id: str, status: BatchStatus) -> Outcome:
@@ -119,12 +119,14 @@ def _answered(outcome: Outcome, body: dict[str, Any]) -> Outcome:
     if body.get("object") == "list" and isinstance(body.get("data"), list):
         return _embedded(outcome, body["data"])
     choices = body.get("choices")
+    if choices is None and isinstance(body.get("results"), list):
+        return _moderated(outcome, body["results"])
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice is None:
         return _failed(outcome, {"code": "no_choices", "message": "Empty choices in response."}, 200)
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    outcome.text = _content(message.get("content"))
+    outcome.text = _content(message.get("content", choice.get("text")))  # a completion is no message
     outcome.refusal = _text(message.get("refusal")) or None
     outcome.thinking = _text(message.get("reasoning_content") or message.get("reasoning")) or None
     calls = message.get("tool_calls")
@@ -163,6 +165,20 @@ def _embedded(outcome: Outcome, data: list[Any]) -> Outcome:
     outcome.text = _text(first)
     if outcome.prompt_tokens is not None and outcome.completion_tokens is None:
         outcome.completion_tokens = 0
+    return _judged(outcome)
+
+
+def _moderated(outcome: Outcome, results: list[Any]) -> Outcome:
+    """What is said of the one text that was asked about, at no price."""
+    outcome.text = _text(results[0]) if results else None
+    outcome.prompt_tokens, outcome.completion_tokens = outcome.prompt_tokens or 0, outcome.completion_tokens or 0
+    return _judged(outcome)
+
+
+def _raw(outcome: Outcome, body: dict[str, Any]) -> Outcome:
+    outcome.model = _text(body.get("model"))
+    _count_tokens(outcome, body.get("usage"))
+    outcome.text = _text(body)
     return _judged(outcome)
 
 

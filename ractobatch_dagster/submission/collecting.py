@@ -15,6 +15,7 @@ from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, Stor
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.requests.body import is_raw
 from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.results.classify import Outcome, no_line
 from ractobatch_dagster.results.cost import Prices, outcomes_cost
@@ -61,9 +62,8 @@ def collect(
 
     def fetch(batch: BatchState) -> BatchState:
         with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-            return _fetched(
-                provider, files, batch, Path(folder) / "answers.jsonl", log, workers, validate, state.prices
-            )
+            path, raw = Path(folder) / "answers.jsonl", is_raw(state.endpoint)
+            return _fetched(provider, files, batch, path, log, workers, validate, state.prices, raw)
 
     wanted = (batch for batch in state.batches if batch.number in numbers and failures < _MAX_FAILURES)
     try:
@@ -100,6 +100,7 @@ def _fetched(
     workers: Workers,
     validate: Validator | None,
     prices: Prices,
+    raw: bool,
 ) -> BatchState:
     """The batch as collected. Its answers are complete on this disk before they go into the store in one piece."""
     if not batch.file_ids and batch.status is not BatchStatus.FAILED and batch.batch_id and not batch.gone:
@@ -108,9 +109,9 @@ def _fetched(
     there, gone = _download(provider, batch, path, log)
     batch = msgspec.structs.replace(batch, gone=batch.gone or gone, reader=new_reader())
     if validate is None:
-        read = workers.apart(read_answers, files, batch, path if there else None, None, prices)
+        read = workers.apart(read_answers, files, batch, path if there else None, None, prices, raw)
     else:  # the user's own code, which other processes may not find
-        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, prices)
+        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, prices, raw)
     if there:
         files.store.take(files.responses(batch), path)
     return read
@@ -156,6 +157,7 @@ def read_answers(
     path: Path | None,
     validate: Validator | None = None,
     prices: Prices | None = None,
+    raw: bool = False,
 ) -> BatchState:
     """Write down one outcome for each request that the batch held, whatever the provider returned.
 
@@ -165,6 +167,7 @@ def read_answers(
         path: What it returned; `None` where there is nothing.
         validate: Says what is wrong with an answer; needed for repairs.
         prices: Those that are given.
+        raw: Whether of an answer nothing is known, so that all of it is kept.
 
     Returns:
         The batch as collected.
@@ -178,7 +181,7 @@ def read_answers(
     if path is None:
         outcomes = _without_files(batch, asked)
     else:
-        outcomes = join_files(asked, _chunks(path), lambda id_: _absent(batch, id_), odd.keep)
+        outcomes = join_files(asked, _chunks(path), lambda id_: _absent(batch, id_), odd.keep, raw)
     problems = _problems(outcomes, validate)
     _write(files, batch, rows, outcomes, problems)
     if odd.kept:

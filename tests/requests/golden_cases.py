@@ -235,6 +235,16 @@ CASES: dict[str, Case] = {
                                  model="text-embedding-3-small", endpoint="embeddings", overrides={"extra": "e"}),
     "embeddings_body": case({"request": ['{"input": "hi", "dimensions": 8}']}, model="text-embedding-3-small",
                             endpoint="embeddings", overrides={"body": "request"}),
+    "moderations": case(model="omni-moderation-latest", endpoint="moderations"),
+    "moderations_body": case({"request": ['{"input": "hi"}', '{"input": [{"type": "text", "text": "hi"}]}']},
+                             model="omni-moderation-latest", endpoint="moderations", overrides={"body": "request"}),
+    "completions": case(model="gpt-3.5-turbo-instruct", endpoint="completions", temperature=0.2, max_tokens=100,
+                        extra={"stop": ["."]}),
+    "completions_overrides": case({name: _SAID[name] for name in _SAID if name != "system"},
+                                  model="gpt-3.5-turbo-instruct", endpoint="completions",
+                                  overrides={name: name for name in _OWN if name != "system"}),
+    "completions_body": case({"request": ['{"prompt": "hi", "n": 2}']}, model="gpt-3.5-turbo-instruct",
+                             endpoint="completions", overrides={"body": "request"}),
 }  # fmt: skip
 """By name; the name is that of the file in `golden/`."""
 
