@@ -144,6 +144,10 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             ],
         ),
     ] = None
+    tools: Annotated[
+        list[str] | None,
+        _words("What the model may call: dotted paths of Pydantic models.", examples=[["my_project.tools.Refund"]]),
+    ] = None
     endpoint: Annotated[
         str | None,
         _words(
@@ -273,6 +277,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             arguments["checks"] = [check.made() for check in self.checks]
         if isinstance(self.reuse, ReuseParts):
             arguments["reuse"] = Reuse(**self.reuse.model_dump())
+        if self.tools:
+            arguments["tools"] = [imported(path, "tools") for path in self.tools]
         if self.metrics:
             arguments["metrics"] = imported(self.metrics, "metrics")
         if self.source.by_partition:

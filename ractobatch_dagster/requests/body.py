@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -12,11 +13,13 @@ from pydantic import BaseModel
 
 from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.form import Form
 from ractobatch_dagster.json_schema import output_format, response_format
 from ractobatch_dagster.moderation import Moderation
 from ractobatch_dagster.output import output_type
 from ractobatch_dagster.prompt import Prompt, compiled, output_model
 from ractobatch_dagster.provider.profile import Profile
+from ractobatch_dagster.tools import function_of, tool_models
 
 __all__ = [
     "CHAT",
@@ -55,6 +58,9 @@ TURNS: Mapping[str, str] = {CHAT: "messages", MESSAGES: "messages", RESPONSES: "
 """Where in a body the turns of a conversation stand, at those endpoints that have any."""
 
 
+_LOGPROBS = "message.output_text.logprobs"
+"""What a response is asked to include."""
+
 _response_format = lru_cache(maxsize=32)(response_format)  # every row of a batch has the same
 _output_format = lru_cache(maxsize=32)(output_format)
 
@@ -79,7 +85,8 @@ def needless(endpoint: str) -> tuple[str, ...]:
     """What an endpoint does not take."""
     if endpoint in TURNS:
         return ()
-    return ("prompt", "output") if endpoint == COMPLETIONS else ("prompt", "output", "temperature", "max_tokens")
+    words = ("prompt", "output", "tools")
+    return words if endpoint == COMPLETIONS else (*words, "temperature", "max_tokens")
 
 
 def prompt_name(endpoint: str) -> str:
@@ -109,6 +116,7 @@ class RequestTemplate:
         max_tokens: The most tokens one answer may take, or `None` to leave it out.
         extra: Merged last into every body; a value of `None` removes the key.
         endpoint: The endpoint that each request goes to.
+        tools: The functions that may be called, by name.
     """
 
     model: str
@@ -118,23 +126,49 @@ class RequestTemplate:
     max_tokens: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     endpoint: str = CHAT
+    tools: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+
+    @property
+    def form(self) -> Form:
+        """What answers hold."""
+        if self.endpoint == RESPONSES:
+            included = self.extra.get("include")
+            return Form(self.output_type, self.tools, logprobs=isinstance(included, list) and _LOGPROBS in included)
+        if self.endpoint not in (CHAT, COMPLETIONS, MESSAGES):
+            return Form(self.output_type)
+        many, likely = self.extra.get("n"), self.extra.get("logprobs")
+        return Form(
+            self.output_type,
+            self.tools,
+            choices=isinstance(many, int) and many > 1,
+            logprobs=likely is not None and likely is not False,  # a completion is asked for a number, which may be 0
+        )
 
     @classmethod
-    def of(cls, model: str, prompt: Prompt | str | None, *, output: Any = None, **options: Any) -> RequestTemplate:
+    def of(
+        cls,
+        model: str,
+        prompt: Prompt | str | None,
+        *,
+        output: Any = None,
+        tools: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> RequestTemplate:
         """The template of a model and a prompt, or of no prompt at all.
 
         Args:
             model: The model.
             prompt: The prompt; it may name an output model.
             output: What answers are to be, where the prompt does not say it: whatever `output_type` takes.
+            tools: The functions that may be called: each whatever `output_type` takes.
             options: As the attributes.
 
         Raises:
-            ConfigurationError: The prompt or the output is none; both say what answers are to be; or the endpoint
-                takes no such thing.
+            ConfigurationError: The prompt, the output or a tool is none; both say what answers are to be; two columns
+                would have the same name; or the endpoint takes no such thing.
         """
         endpoint, extra = options.get("endpoint", CHAT), options.get("extra") or {}
-        said = {"prompt": prompt, "output": output, **options}
+        said = {"prompt": prompt, "output": output, "tools": tools or None, **options}
         for name in needless(endpoint):
             if said.get(name) is not None:
                 raise ConfigurationError(f"{name}: the {endpoint_name(endpoint)} endpoint takes none.")
@@ -148,7 +182,13 @@ class RequestTemplate:
             raise ConfigurationError(
                 f"The prompt wants answers to be {wanted!r}, and `output` says otherwise. Drop one."
             )
-        return cls(model, system, wanted if output is None else output_type(output), **options)
+        wanted = wanted if output is None else output_type(output)
+        made = cls(model, system, wanted, tools=tool_models(tools or ()), **options)
+        if made.tools and extra.get("tools"):
+            raise ConfigurationError("extra: it has `tools`, and `tools` is given as well. Drop one.")
+        if both := [name for name, count in Counter(made.form.names).items() if count > 1]:
+            raise ConfigurationError(f"tools: of output, tools and choices two would be a column {both[0]!r}.")
+        return made
 
     def at(self, profile: Profile) -> RequestTemplate:
         """The same for a provider whose endpoints have other names, and other bodies.
@@ -193,6 +233,7 @@ class RequestTemplate:
         return {
             "messages": [*system, {"role": "user", "content": text}],
             "response_format": _response_format(self.output_type) if self.output_type else None,
+            "tools": [{"type": "function", "function": function_of(*one)} for one in self.tools.items()] or None,
             "temperature": temperature,
             "max_completion_tokens" if reasons else "max_tokens": most,
         }
@@ -203,6 +244,7 @@ class RequestTemplate:
             "system": self.system,
             "messages": [{"role": "user", "content": text}],
             "output_config": {"format": wanted} if wanted else None,
+            "tools": [_tool(function_of(*one)) for one in self.tools.items()] or None,
             "temperature": temperature,
             "max_tokens": _MOST if most is None else most,
         }
@@ -213,6 +255,13 @@ class RequestTemplate:
             "instructions": self.system,
             "input": [{"role": "user", "content": text}],
             "text": {"format": {"type": wanted["type"], **wanted["json_schema"]}} if wanted else None,
+            "tools": [{"type": "function", **function_of(*one)} for one in self.tools.items()] or None,
             "temperature": temperature,
             "max_output_tokens": most,
         }
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    """A function in Anthropic's words."""
+    about = {name: function[name] for name in ("name", "description") if name in function}
+    return {**about, "input_schema": function["parameters"]}

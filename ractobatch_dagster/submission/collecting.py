@@ -245,8 +245,8 @@ def _problems(outcomes: pa.Table, validate: Validator | None) -> list[str | None
     """What is wrong with each answer, where that matters."""
     if validate is None:
         return [None] * len(outcomes)
-    statuses, texts = outcomes["status"].to_pylist(), outcomes["text"].to_pylist()
-    return [validate(text) if status == "ok" else None for status, text in zip(statuses, texts, strict=True)]
+    told = zip(*(outcomes[name].to_pylist() for name in ("status", "text", "more")), strict=True)
+    return [validate(text, more) if status == "ok" else None for status, text, more in told]
 
 
 def _write(
