@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel, Field, RootModel
 
@@ -449,3 +450,24 @@ def test_the_processor_gives_calls_as_ever() -> None:
     assert first.response.content == "Well."
     assert second.response is not None
     assert second.response.tool_calls == []
+
+
+def without_more(folder: Path) -> int:
+    """Take the column that an older version did not have out of every file of a store; how many had it."""
+    found = [path for path in (folder / "store").rglob("*.parquet") if "more" in pq.read_schema(path).names]
+    for path in found:
+        pq.write_table(pq.read_table(path).drop_columns(["more"]), path)
+    return len(found)
+
+
+def test_answers_of_an_older_version_are_read(tmp_path: Path) -> None:
+    """Which kept their texts and nothing else: they land, and are taken over, as texts."""
+    with landed({"a": "Hello.", "b": "Hm."}, tmp_path, tools=[Ship]) as (before, project, model):
+        for files in (2, 1):  # the results and what was known before; and then what was taken over from them
+            assert without_more(tmp_path) == files
+            assert project.run("asked").success
+            assert project.load("asked", kind=pa.Table)["llm_text"].equals(before["llm_text"])
+            assert project.run("asked_submission").success
+            project.land()
+            assert project.load("asked", kind=pa.Table)["llm_text"].equals(before["llm_text"])
+        assert len(model.bodies) == 2

@@ -175,6 +175,7 @@ def test_a_row_of_such_a_path_needs_its_body(batch_server: LocalServer, tmp_path
         ({"endpoint": "/v1/../x y"}, "and no path under /v1/"),
         ({"endpoint": "/v1/videos", "overrides": {"body": "b", "extra": "e"}}, "/v1/videos endpoint takes no 'extra'"),
         ({"endpoint": "/v1/videos", "overrides": {"body": "b"}, "output": Label}, "output: the /v1/videos endpoint"),
+        ({"endpoint": "/v1/videos", "overrides": {"body": "b"}, "extra": {"n": 2}}, "extra: the /v1/videos endpoint"),
     ],
 )
 def test_what_they_do_not_take_is_refused(options: dict[str, Any], why: str) -> None:

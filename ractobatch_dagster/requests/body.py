@@ -86,7 +86,9 @@ def needless(endpoint: str) -> tuple[str, ...]:
     if endpoint in TURNS:
         return ()
     words = ("prompt", "output", "tools")
-    return words if endpoint == COMPLETIONS else (*words, "temperature", "max_tokens")
+    if endpoint == COMPLETIONS:
+        return words
+    return (*words, "temperature", "max_tokens", *(["extra"] if is_raw(endpoint) else []))
 
 
 def prompt_name(endpoint: str) -> str:
@@ -168,7 +170,7 @@ class RequestTemplate:
                 would have the same name; or the endpoint takes no such thing.
         """
         endpoint, extra = options.get("endpoint", CHAT), options.get("extra") or {}
-        said = {"prompt": prompt, "output": output, "tools": tools or None, **options}
+        said = {"prompt": prompt, "output": output, "tools": tools or None, **options, "extra": extra or None}
         for name in needless(endpoint):
             if said.get(name) is not None:
                 raise ConfigurationError(f"{name}: the {endpoint_name(endpoint)} endpoint takes none.")
