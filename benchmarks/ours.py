@@ -11,6 +11,7 @@ import msgspec
 
 from benchmarks.peers.driving import AIM, ROLE, RULES, Label
 from ractobatch_dagster import RactoPrompt
+from ractobatch_dagster.form import Form
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
@@ -147,7 +148,7 @@ def _assemble(
     share = state.partition(None)
     if share is None:
         raise FileNotFoundError("the submission has no rows")
-    assembly = Assembly(files, state, share, ResultTable(Label, state.fingerprint), carry)
+    assembly = Assembly(files, state, share, ResultTable(Form(Label), state.fingerprint), carry)
     return write_table_file(target, assembly.schema, assembly.blocks()).rows
 
 

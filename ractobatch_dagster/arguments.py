@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from typing import Any
 
 import dagster as dg
 
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.requests.body import ENDPOINTS
+from ractobatch_dagster.requests.body import ENDPOINTS, MESSAGES, is_raw
 
 __all__ = ["Key", "carried", "column_name", "endpoint_path", "said_of", "submission_key", "table_key"]
 
@@ -44,15 +45,26 @@ def table_key(asset_key: Key | None, name: str, prefix: str | Sequence[str] | No
     return asset_key if isinstance(asset_key, dg.AssetKey) else dg.AssetKey(asset_key)
 
 
-def endpoint_path(name: str) -> str:
-    """The path of an endpoint.
+def endpoint_path(name: str, overrides: Container[str] = ()) -> str:
+    """The path of an endpoint, which may be told by its path as well.
+
+    Args:
+        name: The endpoint.
+        overrides: What rows say of their requests: to a path that is not known they bring all of the body.
 
     Raises:
-        ConfigurationError: There is none of that name.
+        ConfigurationError: There is none of that name, or a path that is not known gets no bodies.
     """
-    if name not in ENDPOINTS:
-        raise ConfigurationError(f"endpoint: {name!r} is none of {', '.join(ENDPOINTS)}.")
-    return ENDPOINTS[name]
+    path = ENDPOINTS.get(name, name)
+    if not _PATH.match(path) or path == MESSAGES:
+        raise ConfigurationError(f"endpoint: {name!r} is none of {', '.join(ENDPOINTS)}, and no path under /v1/.")
+    if is_raw(path) and "body" not in overrides:
+        raise ConfigurationError(f"endpoint: of {path} nothing is known, so that rows bring whole bodies: "
+                                 "overrides={'body': …}.")  # fmt: skip
+    return path
+
+
+_PATH = re.compile(r"/v1(/[\w.-]+)+\Z")
 
 
 def submission_key(table: dg.AssetKey) -> dg.AssetKey:

@@ -28,7 +28,7 @@ from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.previewing import check_partition, estimate_asset, preview_asset
 from ractobatch_dagster.prompt import Prompt
-from ractobatch_dagster.requests.body import EMBEDDINGS, TURNS, RequestTemplate, maker
+from ractobatch_dagster.requests.body import EMBEDDINGS, RequestTemplate, maker
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.template import PromptTemplate
 from ractobatch_dagster.resource import OpenAIBatchResource
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchAsset", "batch_asset", "build_batch_assets"]
 
-Endpoint = Literal["chat", "responses", "embeddings"]
+Endpoint = Literal["chat", "responses", "embeddings", "completions", "moderations"] | str  # or a path
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def batch_asset(
     model: str,
     prompt: Prompt | str | None = None,
     output: Any = None,
+    tools: Sequence[Any] | None = None,
     endpoint: Endpoint = "chat",
     template: str | None = None,
     key: str | None = None,
@@ -225,15 +226,21 @@ def batch_asset(
         prompt: The system prompt: a `RactoPrompt`, anything else with `compile() -> str`, a text, or none.
         output: What an answer is to be, where the prompt does not say it: a Pydantic model, a dataclass, a TypedDict,
             or a JSON Schema whose root is an object. Sent as a strict `response_format`; its fields become columns.
-        endpoint: What is asked: `chat`, `responses`, or `embeddings`, whose answers are a column `embedding` of
-            vectors: lists of 32-bit floats, as long as the model or `extra={"dimensions": …}` says.
+        tools: What the model may call, at `chat` and `responses`: models as for `output`. Each is sent as a strict
+            function, and is a column of the table, called as the class is in snake case: the list of its calls, or
+            null. Which must be called is said by `tool_choice` in `extra`.
+        endpoint: What is asked: `chat`; `responses`; `embeddings`, whose answers are a column `embedding` of vectors:
+            lists of 32-bit floats, as long as the model or `extra={"dimensions": …}` says; `completions`, a text after
+            a text; `moderations`, whose answers are the columns `flagged`, `categories` and `category_scores`. Or any
+            other path under `/v1/`, where rows bring their whole body by `overrides`, and `llm_text` is what came back.
         template: Makes the column `user_message`, which the function's frame then must not have: a Jinja template over
             its columns, such as `"{{ subject }}\\n\\n{{ body }}"`. A null renders as nothing; a row whose columns are
             all null has no prompt.
         key: The column that identifies a row; refused before sending where it is null or repeats.
         temperature: 0 to 2; left to the model's own default where not given.
         max_tokens: The most tokens one answer may take; sent as `max_completion_tokens` to reasoning models.
-        extra: Merged last into every request body; a value of `None` removes the key.
+        extra: Merged last into every request body; a value of `None` removes the key. Several choices (`n`) and
+            probabilities (`logprobs`) that are asked for here are columns `choices` and `logprobs`.
         overrides: What a row says of its own request, each with the column that says it: `model`, `temperature`,
             `max_tokens`, `system` (a system prompt instead of `prompt`), `extra` (merged last), `files` (pictures and
             PDFs that go with the prompt: an address, a path, bytes, or a list of those), and `body` (the whole body,
@@ -330,18 +337,19 @@ def batch_asset(
             model,
             prompt,
             output=output,
+            tools=tools,
             temperature=temperature,
             max_tokens=max_tokens,
             extra=dict(extra or {}),
-            endpoint=endpoint_path(endpoint),
+            endpoint=endpoint_path(endpoint, overrides or ()),
         )
-        own = Overrides(overrides, TURNS[request.endpoint]) if overrides else None
+        own = Overrides(overrides, request.endpoint) if overrides else None
         if request.endpoint == EMBEDDINGS and own and {"model", "extra", "body"} & own.columns.keys():
             request = replace(request, output_type=embedding_model(""))  # only the answer tells how long it is
-        if request.output_type is not None:
+        if request.form.names:
             from ractobatch_dagster.results.table import check_answers
 
-            check_answers(request.output_type)
+            check_answers(request.form)
         signature = Signature.of(function)
         upstreams = signature.ins(ins or {}, each_partition=partitions_def is not None and partition_by is None)
         spec = BatchSpec(

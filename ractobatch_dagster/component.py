@@ -144,8 +144,17 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             ],
         ),
     ] = None
+    tools: Annotated[
+        list[str] | None,
+        _words("What the model may call: dotted paths of Pydantic models.", examples=[["my_project.tools.Refund"]]),
+    ] = None
     endpoint: Annotated[
-        Literal["chat", "responses", "embeddings"] | None, _words("What is asked; chat where not given.")
+        str | None,
+        _words(
+            "What is asked: chat (where not given), responses, embeddings, completions, moderations, or a path under "
+            "/v1/ to which rows bring whole bodies.",
+            examples=["responses", "moderations"],
+        ),
     ] = None
     key: Annotated[str | None, _words("The column that identifies a row.")] = None
     temperature: float | None = None
@@ -268,6 +277,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
             arguments["checks"] = [check.made() for check in self.checks]
         if isinstance(self.reuse, ReuseParts):
             arguments["reuse"] = Reuse(**self.reuse.model_dump())
+        if self.tools:
+            arguments["tools"] = [imported(path, "tools") for path in self.tools]
         if self.metrics:
             arguments["metrics"] = imported(self.metrics, "metrics")
         if self.source.by_partition:

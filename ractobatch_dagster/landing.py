@@ -98,10 +98,8 @@ def _made(
     share = state.partition(key)
     if share is None:
         raise StoreError(f"Submission {state.id} has no partition {key!r}, although the table's log says so.")
-    output_type = spec.template.output_type
-    assembly = Assembly(
-        files, state, share, ResultTable(output_type, state.fingerprint, state.prices, _asked(state)), spec.carry
-    )
+    table = ResultTable(spec.template.form, state.fingerprint, state.prices, _asked(state))
+    assembly = Assembly(files, state, share, table, spec.carry)
     summary = TableSummary(assembly.schema, spec)
 
     def blocks() -> Iterator[pa.Table]:

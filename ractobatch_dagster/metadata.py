@@ -15,7 +15,7 @@ from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.results.cost import prompts_cost
-from ractobatch_dagster.results.table import answer_names, cell
+from ractobatch_dagster.results.table import cell
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import PartitionRows, SubmissionState
@@ -145,7 +145,7 @@ class TableSummary:
         self._used: dict[str, Counter[str]] = {}
         self._cost: list[float] = []
         self._preview: list[dict[str, Any]] = []
-        answers = answer_names(spec.template.output_type)
+        answers = spec.template.form.names
         self._labels: dict[str, Counter[str]] = {
             name: Counter() for name in answers if is_label(schema.field(name).type)
         }
@@ -308,7 +308,7 @@ def column_lineage(
 
     own = spec.overrides.columns.values() if spec.overrides is not None else []
     asked = of([*(spec.prompts.columns if spec.prompts is not None else []), *own])
-    answers = [*answer_names(spec.template.output_type), "llm_text"]
+    answers = [*spec.template.form.names, "llm_text"]
     found = {name: asked for name in answers if name in columns and asked}
     found |= {name: of([name]) for name in columns if told is not None and name in told}
     return dg.TableColumnLineage(found) if found else None

@@ -123,7 +123,7 @@ class BatchSpec:
         prompt = [PROMPT] if self.prompts is None else self.prompts.columns
         return Rules(
             key=self.key,
-            reserved=reserved_names(self.template.output_type),
+            reserved=reserved_names(self.template.form),
             needed=self.carry or (),
             on_null=self.on_null,
             name=f"the frame of {self.name!r}",

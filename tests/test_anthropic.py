@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel
 
 from ractobatch_dagster import ConfigurationError, batch_asset
 from ractobatch_dagster.cli import main
@@ -68,6 +69,23 @@ def test_frame_becomes_table(server: LocalServer, tmp_path: Path) -> None:
     body = sent(server)[0]["body"]
     assert (body["system"], body["max_tokens"], body["temperature"]) == (PROMPT.compile(), 500, 0)
     assert body["output_config"]["format"]["schema"]["properties"].keys() == Label.model_fields.keys()
+
+
+class Ship(BaseModel):
+    """Send something."""
+
+    items: list[str]
+
+
+def test_calls_of_tools_are_columns(server: LocalServer, tmp_path: Path) -> None:
+    """The tools are described in Anthropic's words, and what is called is read as with OpenAI."""
+    choice = {"tool_choice": {"type": "tool", "name": "ship"}}
+    table = table_of(project(server, tmp_path, asset(prompt="Serve.", tools=[Ship], extra=choice)))
+    assert table["llm_status"].to_pylist() == ["ok"] * 3
+    assert [len(calls) for calls in table["ship"].to_pylist()] == [1] * 3
+    (tool,) = sent(server)[0]["body"]["tools"]
+    assert (tool["name"], tool["description"]) == ("ship", "Send something.")
+    assert tool["input_schema"]["required"] == ["items"]
 
 
 def test_answered_rows_are_not_asked_again(server: LocalServer, tmp_path: Path) -> None:

@@ -455,3 +455,22 @@ def test_an_upstream_may_have_a_prefix() -> None:
     with loaded(attributes("source: {asset: raw/tickets}\ntemplate: '{{ body }}'")) as defs:
         (submission, _) = assets(defs)
     assert {dep.asset_key for spec in submission.specs for dep in spec.deps} == {dg.AssetKey(["raw", "tickets"])}
+
+
+def test_tools_and_endpoints_are_named(batch_server: LocalServer, tmp_path: Path) -> None:
+    """Tools by their dotted paths."""
+    said = "source: {asset: tickets}\ntemplate: '{{ body }}'\ntools: [tests.test_component.Triage]"
+    with loaded(attributes(said, extra={"tool_choice": "required"})) as defs:
+        project = Project(batch_server, tmp_path, [tickets, *(defs.assets or ())])
+        assert project.run("tickets", "triage_submission").success
+        project.land()
+    calls = [len(one) for one in project.load("triage", kind=pa.Table)["triage"].to_pylist()]
+    assert calls == [1, 1, 1]
+    with pytest.raises(ComponentTreeException) as error, loaded(attributes(said.replace("Triage", "Nothing"))):
+        pass
+    assert "tools: 'tests.test_component.Nothing' cannot be imported" in str(error.value.__cause__)
+    with loaded(attributes("source: {asset: tickets}\nendpoint: moderations\ntemplate: '{{ body }}'")) as defs:
+        project = Project(batch_server, tmp_path / "flags", [tickets, *(defs.assets or ())])
+        assert project.run("tickets", "triage_submission").success
+        project.land()
+    assert project.load("triage")["flagged"].tolist() == [False] * 3

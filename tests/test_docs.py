@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import types
+from ast import literal_eval
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,14 @@ def test_the_page_of_endpoints_runs(
     names: dict[str, Any] = {"__name__": "endpoints"}
     for block in blocks("endpoints.md"):
         exec(compile(block, "docs/endpoints.md", "exec", dont_inherit=True), names)
-    assert re.fullmatch(r"list<\w+: float>\n", capsys.readouterr().out)
+    vector, *flags, reasons = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"list<\w+: float>", vector)
+    assert any("self_harm_intent: bool" in line for line in flags)
+    assert any("self_harm_intent: double" in line for line in flags)
+    assert reasons == "['stop', 'stop']"
+    drawn = names["pictures"].estimate(names["resource"], {"tickets": names["TICKETS"]}, inputs=Path("drawn"))
+    assert drawn.requests == 2
+    assert b'"prompt":"A drawing of this: I love it."' in Path("drawn/00000.jsonl").read_bytes()
     feelings = names["feelings"].preview(names["resource"], {"tickets": names["TICKETS"]}, rows=2)
     assert feelings.table["llm_status"].to_pylist() == ["ok", "ok"]
     assert feelings.requests[0]["max_output_tokens"] == 2_000
@@ -102,11 +110,21 @@ def test_the_page_of_costs_runs(
     assert names["bounded"].budgets[2].per == "submission"
 
 
-def test_the_answers_of_the_page_are_columns() -> None:
-    """Each way of saying it has the types that the table below names."""
+def test_the_answers_of_the_page_are_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each way of saying it has the types that the table below names; calls and choices come as the page says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     names: dict[str, Any] = {"__name__": __name__}
     for block in blocks("answers.md"):
         exec(compile(block, "docs/answers.md", "exec", dont_inherit=True), names)
+    refunds, choices = capsys.readouterr().out.splitlines()
+    assert [one and one[0].keys() for one in literal_eval(refunds)] == [{"order", "reason"}, None]
+    assert choices == "[3, 3]"
+    assert names["done"]["ask_back"].to_pylist()[0] is None
+    assert names["voted"]["choices"].to_pylist()[0][2]["output"]["sentiment"]
+    assert names["voted"]["logprobs"].null_count == 0
     types = {
         name: [str(field.type) for field in Answers(names[name].spec.template.output_type).fields]
         for name in ("triage", "complaints", "visits")

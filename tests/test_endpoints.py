@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ractobatch_dagster import ConfigurationError, batch_asset
 from ractobatch_dagster.embedding import embedding_model
 from ractobatch_dagster.local import Faults, LocalServer
-from ractobatch_dagster.requests.body import EMBEDDINGS, RESPONSES, RequestTemplate
+from ractobatch_dagster.requests.body import COMPLETIONS, EMBEDDINGS, MODERATIONS, RESPONSES, RequestTemplate
 from ractobatch_dagster.requests.encode import Encoder, encode_line, escape
 from ractobatch_dagster.requests.overrides import Overrides
 from ractobatch_dagster.requests.rendering import Requests
@@ -155,7 +155,10 @@ def test_rows_may_ask_for_lengths_of_their_own(batch_server: LocalServer, tmp_pa
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"endpoint": "images"}, "'images' is none of chat, responses, embeddings"),
+        (
+            {"endpoint": "images"},
+            "'images' is none of chat, responses, embeddings, completions, moderations, and no path",
+        ),
         ({"endpoint": "embeddings", "prompt": "x"}, "prompt: the embeddings endpoint takes none"),
         ({"endpoint": "embeddings", "output": Label}, "output: the embeddings endpoint takes none"),
         ({"endpoint": "embeddings", "max_tokens": 5}, "max_tokens: the embeddings endpoint takes none"),
@@ -172,19 +175,19 @@ def test_what_an_endpoint_does_not_take_is_refused(options: dict[str, Any], why:
 @given(
     text=ODD,
     system=SYSTEM,
-    extra=EXTRA.filter(lambda extra: "input" not in extra),
-    endpoint=st.sampled_from([RESPONSES, EMBEDDINGS]),
+    extra=EXTRA.filter(lambda extra: not {"input", "prompt"} & extra.keys()),
+    endpoint=st.sampled_from([RESPONSES, EMBEDDINGS, COMPLETIONS, MODERATIONS]),
 )
 def test_lines_and_hashes_are_those_of_the_body(
     text: str, system: str | None, extra: dict[str, Any], endpoint: str
 ) -> None:
     """The quick way, the plain way, and a body of the row's own write the same, with one hash."""
-    template = RequestTemplate("m", None if endpoint == EMBEDDINGS else system, extra=extra, endpoint=endpoint)
+    template = RequestTemplate("m", system if endpoint == RESPONSES else None, extra=extra, endpoint=endpoint)
     encoder, escaped = Encoder.of("p", template), escape(text)
     assert encoder.line(b"row-1", escaped) == encode_line("row-1", template.body(text), endpoint=endpoint)
     if not text.strip():
         return
-    own = Requests("p", template, Overrides({"body": "body"}, {RESPONSES: "input", EMBEDDINGS: None}[endpoint]))
+    own = Requests("p", template, Overrides({"body": "body"}, endpoint))
     made = own.render(block(body=[json.dumps(template.body(text))]), [text], named)
     assert made.hashes == encoder.hashes([escaped])
     line = own.encoder.line(b"row-1", made.parts[0])
@@ -194,7 +197,7 @@ def test_lines_and_hashes_are_those_of_the_body(
 
 def test_a_response_may_be_asked_by_a_plain_text() -> None:
     """As the API takes it; it is sent as the one turn that it stands for."""
-    own = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"body": "body"}, "input"))
+    own = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"body": "body"}, RESPONSES))
     (body,) = own.bodies(block(body=['{"input": "hi"}']), ["hi"], named)
     assert body == {"model": "m", "input": [{"role": "user", "content": "hi"}]}
 

@@ -102,7 +102,7 @@ def test_a_file_over_the_limit_fails_alone(batch_server: LocalServer, tmp_path: 
 
 def test_responses_have_parts_of_their_own() -> None:
     """Under other names."""
-    requests = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"files": "files"}, "input"))
+    requests = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"files": "files"}, RESPONSES))
     (body,) = requests.bodies(block(files=[[PNG, PDF]]), ["what?"], named)
     assert body["input"][-1]["content"] == [
         {"type": "input_image", "image_url": url(PNG, "image/png"), "detail": "auto"},
@@ -155,7 +155,7 @@ def test_addresses_are_of_pictures_or_say_what_they_are() -> None:
 
 def test_responses_fetch_documents_too() -> None:
     """What by its address is none of pictures is a file."""
-    requests = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"files": "files"}, "input"))
+    requests = Requests("p", RequestTemplate("m", endpoint=RESPONSES), Overrides({"files": "files"}, RESPONSES))
     (body,) = requests.bodies(block(files=[["https://example.org/a.pdf", "https://example.org/a"]]), ["what?"], named)
     assert body["input"][-1]["content"][:2] == [
         {"type": "input_file", "file_url": "https://example.org/a.pdf"},

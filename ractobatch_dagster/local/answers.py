@@ -20,7 +20,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ractobatch_dagster.local.calling import PIECE, chosen, likelihoods
 from ractobatch_dagster.local.disk import Json
+from ractobatch_dagster.local.moderating import moderated
 from ractobatch_dagster.local.plain import plain_answer
 from ractobatch_dagster.local.problems import error_body
 from ractobatch_dagster.local.rules import Reading
@@ -61,7 +63,8 @@ class Model(Protocol):
 
 
 class RuleModel:
-    """The built-in model: rules, no network and no weights. It takes chats, responses, embeddings, messages."""
+    """The built-in model: rules, no network and no weights. It takes chats, responses, embeddings, completions,
+    moderations, messages."""
 
     concurrency = 1  # it computes in Python, where a second thread gains nothing
 
@@ -72,6 +75,8 @@ class RuleModel:
             "/v1/responses": _response,
             "/v1/embeddings": _embeddings,
             "/v1/messages": _message,
+            "/v1/completions": _completion,
+            "/v1/moderations": _moderations,
         }
         try:
             if endpoint not in answerers:
@@ -94,22 +99,23 @@ def _chat(body: Mapping[str, Any]) -> Json:
     if not isinstance(messages, list) or not messages:
         raise _RefusedError("Missing required parameter: 'messages'.", "messages")
     text = _last_user_text(messages)
-    tool = _forced_tool(body)
+    functions = [tool.get("function") or {} for tool in body.get("tools") or [] if tool.get("type") == "function"]
+    tools, likely = chosen(body, functions, text), None
     given = _tokens(msgspec.json.encode(messages))
-    if tool is None:
+    if not tools:
         wanted = body.get("response_format") or {}
         content = _content(text, wanted, (wanted.get("json_schema") or {}).get("schema"), "response_format")
         content, made, cut = _limit(content, body.get("max_completion_tokens") or body.get("max_tokens"))
         message: Json = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
         reason = "length" if cut else "stop"
+        likely = {"content": likelihoods(content), "refusal": None} if body.get("logprobs") else None
     else:
-        arguments = _instance(tool.get("parameters") or {"type": "object"}, text, "tools")
-        call = {"name": tool.get("name"), "arguments": _compact(arguments)}
-        calls = [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": call}]
+        called = [_called(tool, text) for tool in tools]
+        calls = [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": one} for one in called]
         message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": calls}
-        made, reason = _tokens(_compact(arguments)), "tool_calls"
+        made, reason = sum(_tokens(one["arguments"]) for one in called), "tool_calls"
     choices = [
-        {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+        {"index": index, "message": message, "logprobs": likely, "finish_reason": reason}
         for index in range(int(body.get("n") or 1))
     ]
     return {
@@ -134,10 +140,9 @@ def _response(body: Mapping[str, Any]) -> Json:
     if not asked:
         raise _RefusedError("Missing required parameter: 'input'.", "input")
     text = asked if isinstance(asked, str) else _last_user_text(asked)
-    wanted = (body.get("text") or {}).get("format") or {}
-    content = _content(text, wanted, wanted.get("schema"), "text.format")
-    content, made, cut = _limit(content, body.get("max_output_tokens"))
     given = _tokens(msgspec.json.encode(asked)) + _tokens(body.get("instructions") or "")
+    tools = chosen(body, [tool for tool in body.get("tools") or [] if tool.get("type") == "function"], text)
+    items, made, cut = _call_items(tools, text) if tools else _message_items(body, text)
     status = "incomplete" if cut else "completed"
     return {
         "id": f"resp_{secrets.token_hex(12)}",
@@ -147,15 +152,7 @@ def _response(body: Mapping[str, Any]) -> Json:
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "model": body.get("model"),
-        "output": [
-            {
-                "id": f"msg_{secrets.token_hex(12)}",
-                "type": "message",
-                "role": "assistant",
-                "status": status,
-                "content": [{"type": "output_text", "text": content, "annotations": []}],
-            }
-        ],
+        "output": items,
         "usage": {
             "input_tokens": given,
             "input_tokens_details": {"cached_tokens": 0},
@@ -201,6 +198,43 @@ def _message(body: Mapping[str, Any]) -> Json:
     }
 
 
+def _message_items(body: Mapping[str, Any], text: str) -> tuple[list[Json], int, bool]:
+    """What is written, how many tokens that are, and whether it is cut off."""
+    wanted = (body.get("text") or {}).get("format") or {}
+    content = _content(text, wanted, wanted.get("schema"), "text.format")
+    content, made, cut = _limit(content, body.get("max_output_tokens"))
+    likely = likelihoods(content) if "message.output_text.logprobs" in (body.get("include") or ()) else []
+    message = {
+        "id": f"msg_{secrets.token_hex(12)}",
+        "type": "message",
+        "role": "assistant",
+        "status": "incomplete" if cut else "completed",
+        "content": [{"type": "output_text", "text": content, "annotations": [], "logprobs": likely}],
+    }
+    return [message], made, cut
+
+
+def _call_items(tools: list[Mapping[str, Any]], text: str) -> tuple[list[Json], int, bool]:
+    called = [_called(tool, text) for tool in tools]
+    items = [
+        {
+            "id": f"fc_{secrets.token_hex(12)}",
+            "call_id": f"call_{secrets.token_hex(12)}",
+            "type": "function_call",
+            "status": "completed",
+            **one,
+        }
+        for one in called
+    ]
+    return items, sum(_tokens(one["arguments"]) for one in called), False
+
+
+def _called(tool: Mapping[str, Any], text: str) -> Json:
+    """A call of a function, with arguments that fit."""
+    arguments = _instance(tool.get("parameters") or {"type": "object"}, text, "tools")
+    return {"name": tool.get("name"), "arguments": _compact(arguments)}
+
+
 def _embeddings(body: Mapping[str, Any]) -> Json:
     asked = body.get("input")
     if not asked:
@@ -217,6 +251,51 @@ def _embeddings(body: Mapping[str, Any]) -> Json:
             for index, vector in enumerate(_unit_vector(str(text), size) for text in texts)
         ],
         "usage": {"prompt_tokens": used, "total_tokens": used},
+    }
+
+
+def _completion(body: Mapping[str, Any]) -> Json:
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise _RefusedError("Missing required parameter: 'prompt'.", "prompt")
+    text, made, cut = _limit(_content(prompt, {}, None, "prompt"), body.get("max_tokens"))
+    given, many = _tokens(prompt), int(body.get("n") or 1)
+    likely = None
+    if body.get("logprobs") is not None:
+        tokens = likelihoods(text)
+        likely = {
+            "tokens": [one["token"] for one in tokens],
+            "token_logprobs": [one["logprob"] for one in tokens],
+            "top_logprobs": None,
+            "text_offset": [PIECE * number for number in range(len(tokens))],
+        }
+    return {
+        "id": f"cmpl-{secrets.token_hex(12)}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.get("model"),
+        "choices": [
+            {"index": index, "text": text, "logprobs": likely, "finish_reason": "length" if cut else "stop"}
+            for index in range(many)
+        ],
+        "usage": {
+            "prompt_tokens": given,
+            "completion_tokens": made * many,
+            "total_tokens": given + made * many,
+        },
+    }
+
+
+def _moderations(body: Mapping[str, Any]) -> Json:
+    asked = body.get("input")
+    if not asked:
+        raise _RefusedError("Missing required parameter: 'input'.", "input")
+    if isinstance(asked, list) and isinstance(asked[0], dict):  # of one text and its pictures there is one judgement
+        asked = "\n".join(str(part.get("text", "")) for part in asked)
+    return {
+        "id": f"modr-{secrets.token_hex(12)}",
+        "model": body.get("model") or "omni-moderation-latest",
+        "results": [moderated(str(text)) for text in (asked if isinstance(asked, list) else [asked])],
     }
 
 
@@ -260,26 +339,16 @@ def _limit(content: str, most: Any) -> tuple[str, int, bool]:
     tokens = _tokens(content)
     if not isinstance(most, int) or tokens <= most:
         return content, tokens, False
-    return content[: most * 4], most, True
+    return content[: most * PIECE], most, True
 
 
 def _tokens(text: str | bytes) -> int:
     """A text's number of tokens, roughly."""
-    return (len(text) + 3) // 4
+    return (len(text) + PIECE - 1) // PIECE
 
 
 def _compact(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _forced_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The function the request insists on having called, or `None`."""
-    tools = [tool.get("function") or {} for tool in body.get("tools") or [] if tool.get("type") == "function"]
-    choice = body.get("tool_choice")
-    if isinstance(choice, dict):
-        name = (choice.get("function") or {}).get("name")
-        return next((tool for tool in tools if tool.get("name") == name), None)
-    return tools[0] if tools and choice == "required" else None
 
 
 def _last_user_text(messages: list[Any]) -> str:

@@ -32,7 +32,12 @@ ENDPOINTS = (
     "/v1/embeddings",
     "/v1/completions",
     "/v1/moderations",
+    "/v1/images/generations",
+    "/v1/images/edits",
+    "/v1/videos",
 )
+"""What a batch may be made for, at OpenAI; what of it is answered is the model's affair."""
+
 _MONTH = 30 * 24 * 60 * 60
 _MAX_UPLOAD = 512_000_000
 

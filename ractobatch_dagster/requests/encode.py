@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.body import MESSAGES, TURNS, RequestTemplate
+from ractobatch_dagster.requests.body import MESSAGES, TURNS, RequestTemplate, prompt_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +97,7 @@ class Encoder(msgspec.Struct, frozen=True):
         body = template.body(prompt)
         line, holes = encode_line("\x00", body, endpoint=template.endpoint), [f'"{prompt}"', f'"{answer}"', problem]
         if line.count(holes[0].encode()) != 1:
-            where = TURNS.get(template.endpoint) or "input"
+            where = TURNS.get(template.endpoint) or prompt_name(template.endpoint)
             raise InvalidInputError(f"the request has no place for the prompt: `extra` must not replace `{where}`")
         shared = _shared(provider, template.endpoint, body, holes[0])
         head, _, rest = line.partition(b"\\u0000")
@@ -176,14 +176,15 @@ def body_hash(provider: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
     turns = TURNS.get(endpoint)
     (place,) = _absent_from(_json([provider, body]), 1)
     if turns is None:
-        text, body = body["input"], {**body, "input": place}
+        name = prompt_name(endpoint)
+        text, asked = body.get(name), {**body, name: place}
     else:
         *others, last = body[turns]
         text = last.get("content") if last.get("role") == "user" else None
-        if not isinstance(text, str):
-            return hashlib.sha256(_shared(provider, endpoint, body, "\x00")).digest()[:16]
-        body = {**body, turns: [*others, {**last, "content": place}]}
-    return hashlib.sha256(_shared(provider, endpoint, body, f'"{place}"') + escape(text)).digest()[:16]
+        asked = {**body, turns: [*others, {**last, "content": place}]}
+    if not isinstance(text, str):
+        return hashlib.sha256(_shared(provider, endpoint, body, "\x00")).digest()[:16]
+    return hashlib.sha256(_shared(provider, endpoint, asked, f'"{place}"') + escape(text)).digest()[:16]
 
 
 def _shared(provider: str, endpoint: str, body: Mapping[str, Any], hole: str) -> bytes:

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from ractobatch_dagster.attachment import RactoFile, may_be_picture
 from ractobatch_dagster.errors import ConfigurationError, InvalidInputError
+from ractobatch_dagster.requests.body import CHAT, MODERATIONS, TURNS, endpoint_name, is_raw, needless, prompt_name
 from ractobatch_dagster.requests.frame import PROMPT, open_frame
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ class Overrides:
 
     Args:
         columns: By what it says (one of `OVERRIDES`), the column.
-        turns: Where in a body the turns of a conversation stand; `None` where there is none, and `input` is a text.
+        endpoint: Where the requests go.
 
     Raises:
         ConfigurationError: A row can say no such thing, or a column is no name.
     """
 
-    def __init__(self, columns: Mapping[str, str], turns: str | None = "messages") -> None:
+    def __init__(self, columns: Mapping[str, str], endpoint: str = CHAT) -> None:
         if not isinstance(columns, Mapping):
             raise ConfigurationError(
                 f"overrides: {columns!r} names no columns by what they say. Give a dict, such as {{'model': 'column'}}."
@@ -61,9 +62,9 @@ class Overrides:
                 raise ConfigurationError(f"overrides: {name!r} is none of {', '.join(OVERRIDES)}.")
             if not isinstance(column, str) or not column:
                 raise ConfigurationError(f"overrides: {name!r} needs the name of a column, and {column!r} is none.")
-        if turns is None and (needless := sorted(columns.keys() & {"temperature", "max_tokens", "system", "files"})):
-            raise ConfigurationError(f"overrides: the embeddings endpoint takes no {needless[0]!r}.")
-        self.columns, self._turns = dict(columns), turns
+        if refused := sorted(columns.keys() & _refused(endpoint)):
+            raise ConfigurationError(f"overrides: the {endpoint_name(endpoint)} endpoint takes no {refused[0]!r}.")
+        self.columns, self._endpoint, self._turns = dict(columns), endpoint, TURNS.get(endpoint)
         self._readers: Mapping[str, Callable[[Any], Any]] = {
             "model": _text,
             "temperature": _temperature,
@@ -162,8 +163,8 @@ class Overrides:
         if not isinstance(body.get("model", ""), str):
             raise ValueError(f"names no model but {body['model']!r}")
         if turns is None:
-            if not isinstance(body.get("input"), str) or not body["input"].strip():
-                raise ValueError("has no `input`, which a request needs: a text")
+            if not is_raw(self._endpoint):
+                _check_prompt(body, self._endpoint)
             return body
         told = body.get(turns)
         if isinstance(told, str) and turns == "input":
@@ -173,7 +174,7 @@ class Overrides:
         return body
 
     def _last_words(self, body: Mapping[str, Any]) -> str:
-        last = {"content": body["input"]} if self._turns is None else body[self._turns][-1]
+        last = body[self._turns][-1] if self._turns else {"content": body.get(prompt_name(self._endpoint)) or body}
         words = last.get("content") or last  # a call of a tool has no content
         if not isinstance(words, str) or not words.strip():
             words = json.dumps(words, ensure_ascii=False)
@@ -181,7 +182,7 @@ class Overrides:
         return words.encode("utf-8", "replace").decode("utf-8")
 
     def _extra(self, value: Any) -> str:
-        given, turns = _object(value), self._turns or "input"
+        given, turns = _object(value), self._turns or prompt_name(self._endpoint)
         if "model" in given:
             raise ValueError("names a model, which has a column of its own: overrides={'model': …}")
         if turns in given:
@@ -219,6 +220,23 @@ class Overrides:
                 "set endpoint='responses'"
             )
         return address
+
+
+def _refused(endpoint: str) -> set[str]:
+    """What no row can say of a request to this endpoint."""
+    if is_raw(endpoint):
+        return set(OVERRIDES) - {"body", "model"}
+    return set() if endpoint in TURNS else {*needless(endpoint), "system", "files"}
+
+
+def _check_prompt(body: Mapping[str, Any], endpoint: str) -> None:
+    name = prompt_name(endpoint)
+    asked = body.get(name)
+    if isinstance(asked, str) and asked.strip():
+        return
+    if endpoint == MODERATIONS and isinstance(asked, list) and asked and all(isinstance(one, dict) for one in asked):
+        return  # texts and pictures, on which there is one judgement
+    raise ValueError(f"has no `{name}`, which a request needs: a text")
 
 
 def _unsaid(value: Any) -> bool:

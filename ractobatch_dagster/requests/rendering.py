@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.attachment import RactoFile, may_be_picture, responses_image, user_content
 from ractobatch_dagster.errors import InvalidInputError
-from ractobatch_dagster.requests.body import CHAT, MESSAGES, RESPONSES, TURNS, RequestTemplate, is_reasoning_model
+from ractobatch_dagster.requests.body import (
+    CHAT,
+    EMBEDDINGS,
+    MESSAGES,
+    MODERATIONS,
+    RESPONSES,
+    TURNS,
+    RequestTemplate,
+    is_raw,
+    is_reasoning_model,
+)
 from ractobatch_dagster.requests.encode import Encoder, body_hash, body_part, escape, escape_all
 from ractobatch_dagster.requests.overrides import Overrides, Own
 
@@ -130,6 +140,8 @@ class Requests:
                 body_hash(self._provider, self._template.endpoint, body),
                 str(body["model"]),
             )
+        if is_raw(self._template.endpoint):
+            raise InvalidInputError(f"it has no body, and nothing else can be sent to {self._template.endpoint}")
         variant, escaped = self._variant(own), escape(prompt)
         return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
 
@@ -214,10 +226,10 @@ def _content(text: str, files: Sequence[RactoFile | str], endpoint: str) -> list
 
 def _most_tokens(endpoint: str, body: Mapping[str, Any]) -> int | None:
     """How many output tokens a body admits."""
-    if not TURNS.get(endpoint):
-        return 0  # an embedding has none
+    if endpoint in (EMBEDDINGS, MODERATIONS):
+        return 0  # those have none
     most = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
-    limits = most, body.get("n", 1)
+    limits = most, body.get("best_of") or body.get("n", 1)
     # what is no number from 1 the provider refuses, or reads in its own way
     return math.prod(limits) if all(isinstance(one, int) and one > 0 for one in limits) else None
 

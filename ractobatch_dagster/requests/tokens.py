@@ -47,7 +47,7 @@ def _tokenizer(name: str) -> Callable[[str], int] | None:
 
 
 def _tokens(body: Mapping[str, Any], count: Callable[[str], int]) -> int:
-    turns = body.get("messages", body.get("input"))
+    turns = body.get("messages", body.get("input", body.get("prompt")))
     if isinstance(turns, str):
         return count(turns)
     total = _ALL

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +26,8 @@ class Outcome:
         retryable: Asking again may well succeed, since the failure says nothing about the request.
         never_run: The provider did not get to it, so that asking again uses up none of the row's attempts.
         tool_calls: The message's own `tool_calls`, as they came.
+        choices: All answers, where there are several: `text`, `refusal`, `finish_reason` and `calls` of each.
+        logprobs: The tokens of the answer, where their probabilities were asked for: `token` and `logprob` of each.
         line: The line itself.
     """
 
@@ -45,21 +48,29 @@ class Outcome:
     refusal: str | None = None
     thinking: str | None = None
     tool_calls: list[Any] = field(default_factory=list)
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
     line: dict[str, Any] | None = None
 
+    @property
+    def more(self) -> str | None:
+        """What the answer holds beside its text, as JSON; `None` where that is nothing."""
+        parts = {"calls": self.tool_calls, "choices": self.choices, "logprobs": self.logprobs}
+        return _text({name: part for name, part in parts.items() if part} or None)
 
-def classify(line: dict[str, Any]) -> Outcome:
-    """The outcome that a line tells.
+
+def classify(line: dict[str, Any], *, raw: bool = False) -> Outcome:
+    """The outcome that a line tells; of a `raw` one the whole body is the answer, of which nothing else is known.
 
     Success needs a 2xx and a body without an error: the provider puts HTTP errors into `response.body.error` with
     `error: null`, and ghosts with `status_code: 0` into files that it counts as completed.
     """
     told = as_line(line) if isinstance(line.get("result"), dict) and "response" not in line else line
     outcome = Outcome(_text(told.get("custom_id")) or "", "error", line=line)
-    return _told(outcome, told)
+    return _told(outcome, told, raw=raw)
 
 
-def _told(outcome: Outcome, line: dict[str, Any]) -> Outcome:
+def _told(outcome: Outcome, line: dict[str, Any], *, raw: bool) -> Outcome:
     response = line.get("response")
     response = response if isinstance(response, dict) else {}
     outcome.request_id = _text(response.get("request_id")) or None
@@ -72,7 +83,7 @@ def _told(outcome: Outcome, line: dict[str, Any]) -> Outcome:
     if code is None or not 200 <= code < 300 or problem or not isinstance(body, dict):
         said = problem or body or response.get("message") or _NOTHING_SAID
         return _failed(outcome, said, code or 0)
-    return _answered(outcome, body)
+    return _raw(outcome, body) if raw else _answered(outcome, body)
 
 
 def no_line(custom_id: str, status: BatchStatus) -> Outcome:
@@ -119,18 +130,59 @@ def _answered(outcome: Outcome, body: dict[str, Any]) -> Outcome:
     if body.get("object") == "list" and isinstance(body.get("data"), list):
         return _embedded(outcome, body["data"])
     choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-    if choice is None:
+    if choices is None and isinstance(body.get("results"), list):
+        return _moderated(outcome, body["results"])
+    if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
         return _failed(outcome, {"code": "no_choices", "message": "Empty choices in response."}, 200)
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    outcome.text = _content(message.get("content"))
-    outcome.refusal = _text(message.get("refusal")) or None
+    choice = choices[0]
+    message = _message(choice)
     outcome.thinking = _text(message.get("reasoning_content") or message.get("reasoning")) or None
-    calls = message.get("tool_calls")
-    outcome.tool_calls = calls if isinstance(calls, list) else []
-    outcome.finish_reason = _text(choice.get("finish_reason"))
+    first = _choice(choice)
+    outcome.text, outcome.refusal = first["text"], first["refusal"]
+    outcome.finish_reason, outcome.tool_calls = first["finish_reason"], first["calls"]
+    outcome.logprobs = _logprobs(choice.get("logprobs"))
+    if len(choices) > 1:
+        outcome.choices = [first, *(_choice(one if isinstance(one, dict) else {}) for one in choices[1:])]
     return _judged(outcome)
+
+
+def _message(choice: dict[str, Any]) -> dict[str, Any]:
+    message = choice.get("message")
+    return message if isinstance(message, dict) else {}
+
+
+def _choice(choice: dict[str, Any]) -> dict[str, Any]:
+    """What one of the answers says."""
+    message = _message(choice)
+    calls = message.get("tool_calls")
+    return {
+        "text": _content(message.get("content", choice.get("text"))),  # a completion is no message
+        "refusal": _text(message.get("refusal")) or None,
+        "finish_reason": _text(choice.get("finish_reason")),
+        "calls": calls if isinstance(calls, list) else [],
+    }
+
+
+def _logprobs(said: Any) -> list[dict[str, Any]]:
+    """Each token with the logarithm of its probability: of a chat, of a response's part, or of a completion."""
+    if isinstance(said, dict) and isinstance(said.get("tokens"), list):
+        logs = said.get("token_logprobs")
+        pairs = list(zip_longest(said["tokens"], logs if isinstance(logs, list) else []))[: len(said["tokens"])]
+    else:
+        listed = said.get("content") or said.get("refusal") if isinstance(said, dict) else said
+        some = listed if isinstance(listed, list) else []
+        pairs = [(one.get("token"), one.get("logprob")) for one in some if isinstance(one, dict)]
+    return [{"token": _text(token) or "", "logprob": _float(log)} for token, log in pairs]
+
+
+def _float(value: Any) -> float | None:
+    """A finite number; whole ones come without a point."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+        return None
+    return float(value) if value == value else None  # noqa: PLR0124 (NaN, which JSON has no word for)
+
+
+_LARGEST = 1e300
 
 
 def _responded(outcome: Outcome, body: dict[str, Any]) -> Outcome:
@@ -146,7 +198,9 @@ def _responded(outcome: Outcome, body: dict[str, Any]) -> Outcome:
             called = {"name": item.get("name"), "arguments": item.get("arguments")}
             outcome.tool_calls.append({"id": item.get("call_id"), "type": "function", "function": called})
         elif kind == "message":
-            texts += [_text(part.get("text")) or "" for part in said if part.get("type") == "output_text"]
+            written = [part for part in said if part.get("type") == "output_text"]
+            texts += [_text(part.get("text")) or "" for part in written]
+            outcome.logprobs += [one for part in written for one in _logprobs(part.get("logprobs"))]
             refusals += [_text(part.get("refusal")) or "" for part in said if part.get("type") == "refusal"]
     outcome.text = "".join(texts) if texts else None
     outcome.refusal, outcome.thinking = "".join(refusals) or None, "\n".join(thoughts) or None
@@ -163,6 +217,20 @@ def _embedded(outcome: Outcome, data: list[Any]) -> Outcome:
     outcome.text = _text(first)
     if outcome.prompt_tokens is not None and outcome.completion_tokens is None:
         outcome.completion_tokens = 0
+    return _judged(outcome)
+
+
+def _moderated(outcome: Outcome, results: list[Any]) -> Outcome:
+    """What is said of the one text that was asked about, at no price."""
+    outcome.text = _text(results[0]) if results else None
+    outcome.prompt_tokens, outcome.completion_tokens = outcome.prompt_tokens or 0, outcome.completion_tokens or 0
+    return _judged(outcome)
+
+
+def _raw(outcome: Outcome, body: dict[str, Any]) -> Outcome:
+    outcome.model = _text(body.get("model"))
+    _count_tokens(outcome, body.get("usage"))
+    outcome.text = _text(body)
     return _judged(outcome)
 
 

@@ -114,8 +114,14 @@ def batch_cost(
 
 @lru_cache(maxsize=100_000)
 def _listed_cost(model: str, prompt: int, cached: int, completion: int) -> float | None:
+    if _FREE.match(model):
+        return 0.0
     price = _price(model, prompt, cached, completion)
     return None if price is None else float(price.total_price)
+
+
+_FREE = re.compile(r"(omni|text)-moderation")
+"""Models that take nothing (OpenAI, moderation guide)."""
 
 
 def prompts_cost(model: str, tokens: int, prices: Prices = _NONE, *, longest: int = 0) -> float | None:
@@ -223,12 +229,16 @@ class _Rates:
     up_to: int
 
 
+_ANY = 1_000_000_000
+"""More tokens than any prompt has."""
+
+
 def _rates_of(model: str | None, prices: Prices) -> _Rates | None:
     price = _given(model, prices) if model and prices else None
     if price is None:
         return _rates(model)
     read = price.input if price.cached_input is None else price.cached_input
-    return _Rates(price.input, read, price.output, up_to=1_000_000_000)
+    return _Rates(price.input, read, price.output, up_to=_ANY)
 
 
 @lru_cache(maxsize=1_000)
@@ -236,11 +246,13 @@ def _rates(model: str | None) -> _Rates | None:
     """What a model's tokens cost; `None` where its batch price is not known."""
     from genai_prices.types import TieredPrices
 
+    if model and _FREE.match(model):
+        return _Rates(0.0, 0.0, 0.0, up_to=_ANY)
     price = _price(model, 0, 0, 0) if model else None
     if price is None:
         return None
     parts = [part for part in vars(price.model_price).values() if isinstance(part, TieredPrices)]
-    up_to = min((tier.start for part in parts for tier in part.tiers), default=1_000_000_000)
+    up_to = min((tier.start for part in parts for tier in part.tiers), default=_ANY)
     some = min(up_to, 1_000)
     if not some:
         return _Rates(0.0, 0.0, 0.0, up_to=-1)

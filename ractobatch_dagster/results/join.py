@@ -76,7 +76,11 @@ def join_lines(
 
 
 def join_files(
-    asked: Sequence[str], chunks: Iterable[bytes], absent: Callable[[str], Outcome], odd: Odd = lambda what, line: None
+    asked: Sequence[str],
+    chunks: Iterable[bytes],
+    absent: Callable[[str], Outcome],
+    odd: Odd = lambda what, line: None,
+    raw: bool = False,
 ) -> pa.Table:
     """As `join_lines`, for many: a table of `OUTCOMES`, one row for each `custom_id` asked, in the order asked.
 
@@ -85,8 +89,9 @@ def join_files(
         chunks: The bytes of its output file and error file.
         absent: The outcome of a request without a line.
         odd: Told of each line that belongs to no request.
+        raw: Whether of an answer nothing is known, so that all of it is kept.
     """
-    joined, first = _Joined(asked, odd), 1
+    joined, first = _Joined(asked, odd, raw=raw), 1
     lines = raw_lines(chunks)
     while block := list(islice(lines, AT_ONCE)):
         joined.take(block, first)
@@ -97,10 +102,10 @@ def join_files(
 class _Joined:
     """The outcomes of a batch's lines as columns, and which of them stands for which request."""
 
-    def __init__(self, asked: Iterable[str], odd: Odd) -> None:
+    def __init__(self, asked: Iterable[str], odd: Odd, *, raw: bool = False) -> None:
         import numpy as np
 
-        self._known, self._odd = _Asked(asked), odd
+        self._known, self._odd, self._raw = _Asked(asked), odd, raw
         self._columns = Columns()
         self._kept = np.full(len(self._known.places), -1)  # by the request's place, the outcome's
         self._answered = np.frombuffer(self._known.answered, np.uint8)  # the same memory
@@ -109,9 +114,9 @@ class _Joined:
         """Join a block of lines; `first` is the number of the first of them."""
         import numpy as np
 
-        read = [read_answer(data) for data in lines]
+        read = [None if self._raw else read_answer(data) for data in lines]
         answers = [answer for answer in read if answer is not None]
-        others, odd = _others(lines, read, first) if len(answers) < len(lines) else ([], [])
+        others, odd = _others(lines, read, first, raw=self._raw) if len(answers) < len(lines) else ([], [])
         start = self._columns.add_answers(answers)
         for _, outcome in others:
             self._columns.add(as_values(outcome))
@@ -151,7 +156,7 @@ class _Joined:
 
 
 def _others(
-    lines: Sequence[bytes], read: Sequence[PlainAnswer | None], first: int
+    lines: Sequence[bytes], read: Sequence[PlainAnswer | None], first: int, *, raw: bool
 ) -> tuple[list[tuple[int, Outcome]], list[tuple[int, str]]]:
     """The outcomes of those lines that are no plain answers, and the broken ones, each with its place in the block."""
     outcomes, bad = [], []
@@ -160,7 +165,7 @@ def _others(
         if isinstance(line, BadLine):
             bad.append((at, BAD))
         elif line is not None:
-            outcomes.append((at, classify(line)))
+            outcomes.append((at, classify(line, raw=raw)))
     return outcomes, bad
 
 

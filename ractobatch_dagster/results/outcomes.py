@@ -21,7 +21,7 @@ _TEXTS = ("status", "text", "finish_reason", "model", "error_code", "error", "re
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 _FLAGS = ("retryable", "never_run")
 
-ANSWERED = (*_TEXTS, *_TOKENS)
+ANSWERED = (*_TEXTS, *_TOKENS, "more")
 """What an outcome says of a row."""
 
 _ANSWER = ("custom_id", "text", "model", "request_id", *_TOKENS)
@@ -43,6 +43,7 @@ def OUTCOMES() -> pa.Schema:  # noqa: N802  (a constant, but for the import that
         [
             *((name, pa.string()) for name in _TEXTS),
             *((name, pa.int64()) for name in _TOKENS),
+            ("more", pa.string()),  # beside the text, as JSON: calls of tools, further choices, probabilities
             *((name, pa.bool_()) for name in _FLAGS),
         ]
     )
@@ -62,6 +63,7 @@ def as_values(outcome: Outcome) -> Values:
         outcome.cached_tokens,
         outcome.completion_tokens,
         outcome.reasoning_tokens,
+        outcome.more,
         outcome.retryable,
         outcome.never_run,
     )

@@ -1,7 +1,7 @@
 """The line that nearly all are: a plain answer, read without building what nobody looks at.
 
-Anything else about a line (an error, a refusal, a tool call, a field of another type) sends it the general way, through
-`read_line` and `classify`, with the same outcome.
+Anything else about a line (an error, a refusal, a tool call, a second choice, a field of another type) sends it the
+general way, through `read_line` and `classify`, with the same outcome.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ class _Said(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     message: _Said
     finish_reason: Literal["stop"]
+    logprobs: None = None
 
 
 class _Body(msgspec.Struct, gc=False):
     model: str
-    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1, max_length=1)]
     usage: _Usage
     error: None = None
 

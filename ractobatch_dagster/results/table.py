@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
 
 from ractobatch_dagster.embedding import Embedding
 from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.form import Form
 from ractobatch_dagster.requests.frame import CUSTOM_ID, PROMPT, REQUEST_HASH
 from ractobatch_dagster.requests.hashes import to_hex
 from ractobatch_dagster.results.answers import Answers
 from ractobatch_dagster.results.cost import Prices, as_priced, batch_costs
+from ractobatch_dagster.results.forms import Forms, More, raw_text, read_more
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ResultTable", "answer_names", "cell", "check_answers", "llm_fields", "reserved_names"]
+__all__ = ["ResultTable", "cell", "check_answers", "llm_fields", "reserved_names"]
 
 
 def llm_fields() -> list[pa.Field]:
@@ -59,18 +59,13 @@ def cell(value: Any) -> str:
 _CELL = 60
 
 
-def answer_names(output_type: type[BaseModel] | None) -> list[str]:
-    """The names of the typed answer columns."""
-    return list(output_type.model_fields) if output_type else []
-
-
-def reserved_names(output_type: type[BaseModel] | None) -> list[str]:
+def reserved_names(form: Form) -> list[str]:
     """Every name the result table adds to the user's columns."""
-    return [*answer_names(output_type), *(field.name for field in llm_fields())]
+    return [*form.names, *(field.name for field in llm_fields())]
 
 
-def check_answers(output_type: type[BaseModel]) -> None:
-    """Refuse an output model whose answers no table could hold, before any are paid for.
+def check_answers(form: Form) -> None:
+    """Refuse an output model, or tools, whose answers no table could hold, before any are paid for.
 
     Raises:
         ConfigurationError: Names the field.
@@ -79,7 +74,7 @@ def check_answers(output_type: type[BaseModel]) -> None:
     import pyarrow.parquet as pq
 
     taken = {PROMPT, *(field.name for field in llm_fields())}
-    for field in Answers(output_type).fields:
+    for field in [*Answers(form.output_type).fields, *Forms(form).fields]:
         if field.name in taken:
             raise ConfigurationError(
                 f"output: the result table has a column {field.name!r} beside the answers; call that field otherwise."
@@ -93,32 +88,29 @@ def check_answers(output_type: type[BaseModel]) -> None:
 
 
 class ResultTable:
-    """Makes the result table of one output model, block by block.
+    """Makes the result table of one form of answers, block by block.
 
     Args:
-        output_type: What the answers should be; `None` for text.
+        form: What the answers should hold.
         fingerprint: The submission's.
         prices: Those that are given.
         asked: The model that each batch asked, by the batch's id; needed where prices are given.
     """
 
     def __init__(
-        self,
-        output_type: type[BaseModel] | None,
-        fingerprint: str,
-        prices: Prices | None = None,
-        asked: Mapping[str, str] | None = None,
+        self, form: Form, fingerprint: str, prices: Prices | None = None, asked: Mapping[str, str] | None = None
     ) -> None:
-        self._output_type = output_type
         self._prices, self._asked = prices or {}, asked or {}
-        self._answers = Answers(output_type)
+        self._output_type, self._tools = form.output_type, bool(form.tools)
+        self._answers, self._forms = Answers(form.output_type), Forms(form)
+        self._fields = [*self._answers.fields, *self._forms.fields]
         self._fingerprint = fingerprint
 
     def schema(self, carried: Iterable[pa.Field]) -> pa.Schema:
         """The table's columns: the user's, the typed answers, the fixed block."""
         import pyarrow as pa
 
-        return pa.schema([*carried, *self._answers.fields, *llm_fields()])
+        return pa.schema([*carried, *self._fields, *llm_fields()])
 
     def block(self, rows: pa.RecordBatch, outcomes: pa.Table, start: int, custom_ids: pa.Array) -> pa.Table:
         """Join rows to outcomes and type the answers.
@@ -136,7 +128,10 @@ class ResultTable:
         import pyarrow.compute as pc
 
         found = _aligned(outcomes, start, len(rows))
-        known, typed = self._typed(found)
+        mores = _mores(found["more"])
+        known, typed = self._typed(found, mores)
+        if mores is not None:
+            known = _with_calls(known, mores)
         if self._output_type is not None and issubclass(self._output_type, Embedding):  # a vector need not stand twice
             text = pc.if_else(pc.equal(known["status"], "ok"), None, known["text"])
             known = known.set_column(known.schema.get_field_index("text"), "text", text)
@@ -154,24 +149,30 @@ class ResultTable:
             [*(column for _, column in carried), *typed, *block], schema=self.schema(field for field, _ in carried)
         )
 
-    def _typed(self, found: pa.Table) -> tuple[pa.Table, list[pa.ChunkedArray]]:
-        """The answers' columns, and the outcomes, of which those are `invalid_output` whose text fits not."""
+    def _typed(self, found: pa.Table, mores: Sequence[More] | None) -> tuple[pa.Table, list[pa.ChunkedArray]]:
+        """The answers' columns, and the outcomes, of which those are `invalid_output` whose answer fits not."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self._output_type is None:
+        if not self._fields:
             return found, []
         given = pc.if_else(pc.equal(found["status"], "ok"), pc.fill_null(found["text"], ""), None)
         answers = given.to_pylist()
+        if mores is not None and self._tools:  # whoever calls a tool need not say anything, and may say what he likes
+            answers = [None if more.calls else text for text, more in zip(answers, mores, strict=True)]
         chunks: list[list[pa.Array]] = []
         problems: list[str | None] = []
         for start in range(0, len(answers), _TYPED_AT_ONCE):
             arrays, wrong = self._answers.read(answers[start : start + _TYPED_AT_ONCE])
+            if self._forms.fields:
+                some = (mores or [More()] * len(answers))[start : start + _TYPED_AT_ONCE]
+                more, badly = self._forms.read(found.slice(start, _TYPED_AT_ONCE), some)
+                arrays, wrong = [*arrays, *more], [one or two for one, two in zip(wrong, badly, strict=True)]
             chunks.append(arrays)
             problems += wrong
-        fields = self._answers.fields
         typed = [
-            pa.chunked_array([arrays[place] for arrays in chunks], field.type) for place, field in enumerate(fields)
+            pa.chunked_array([arrays[place] for arrays in chunks], field.type)
+            for place, field in enumerate(self._fields)
         ]
         if any(problems):
             wrong_text = pa.array(problems, pa.string())
@@ -187,6 +188,20 @@ class ResultTable:
 
 
 _TYPED_AT_ONCE = 1_000
+
+
+def _mores(stored: pa.ChunkedArray) -> list[More] | None:
+    """What answers hold beside their texts; `None` where none holds anything."""
+    return None if stored.null_count == len(stored) else [read_more(one) for one in stored.to_pylist()]
+
+
+def _with_calls(known: pa.Table, mores: Sequence[More]) -> pa.Table:
+    """The outcomes with calls in the text, where there is no other or where they are what is wrong."""
+    import pyarrow as pa
+
+    told = zip(mores, known["text"].to_pylist(), known["status"].to_pylist(), strict=True)
+    texts = [raw_text(text, more.calls, whole=status == "invalid_output") for more, text, status in told]
+    return known.set_column(known.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
 
 
 def _aligned(outcomes: pa.Table, start: int, count: int) -> pa.Table:

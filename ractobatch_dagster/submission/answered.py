@@ -125,7 +125,10 @@ def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     for batch in batches:
-        yield pa.Table.from_batches([batch])
+        table = pa.Table.from_batches([batch])
+        if "more" not in table.schema.names:  # of a version that kept nothing but texts
+            table = table.add_column(len(ANSWERED), "more", pa.nulls(len(table), pa.string()))
+        yield table
 
 
 def _best(found: pa.Table) -> pa.Table:

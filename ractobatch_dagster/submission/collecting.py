@@ -6,6 +6,7 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ractobatch_dagster.errors import ProviderError, ProviderNotFoundError, Stor
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
+from ractobatch_dagster.requests.body import is_raw
 from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.results.classify import Outcome, no_line
 from ractobatch_dagster.results.cost import Prices, outcomes_cost
@@ -30,7 +32,7 @@ from ractobatch_dagster.submission.validating import Validator
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["collect", "new_reader", "read_answers"]
+__all__ = ["Reading", "collect", "new_reader", "read_answers"]
 
 _MAX_FAILURES = 3
 
@@ -39,6 +41,21 @@ _MAX_ODD_LINES = 10_000
 
 _CHUNK = 1 << 17
 """How much of a file is cut into lines at a time: as much as a processor's cache holds twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What of a submission matters for reading the answers of its batches.
+
+    Attributes:
+        prices: Those that are given.
+        model: The model of batches that name none.
+        raw: Whether of an answer nothing is known, so that all of it is kept.
+    """
+
+    prices: Prices
+    model: str = ""
+    raw: bool = False
 
 
 def collect(
@@ -61,17 +78,8 @@ def collect(
 
     def fetch(batch: BatchState) -> BatchState:
         with tempfile.TemporaryDirectory(prefix="ractobatch-") as folder:
-            return _fetched(
-                provider,
-                files,
-                batch,
-                Path(folder) / "answers.jsonl",
-                log,
-                workers,
-                validate,
-                state.prices,
-                state.model,
-            )
+            reading = Reading(state.prices, state.model, is_raw(state.endpoint))
+            return _fetched(provider, files, batch, Path(folder) / "answers.jsonl", log, workers, validate, reading)
 
     wanted = (batch for batch in state.batches if batch.number in numbers and failures < _MAX_FAILURES)
     try:
@@ -107,8 +115,7 @@ def _fetched(
     log: Callable[[str], None],
     workers: Workers,
     validate: Validator | None,
-    prices: Prices,
-    model: str,
+    reading: Reading,
 ) -> BatchState:
     """The batch as collected. Its answers are complete on this disk before they go into the store in one piece."""
     if not batch.file_ids and batch.status is not BatchStatus.FAILED and batch.batch_id and not batch.gone:
@@ -117,9 +124,9 @@ def _fetched(
     there, gone = _download(provider, batch, path, log)
     batch = msgspec.structs.replace(batch, gone=batch.gone or gone, reader=new_reader())
     if validate is None:
-        read = workers.apart(read_answers, files, batch, path if there else None, None, prices, model)
+        read = workers.apart(read_answers, files, batch, path if there else None, None, reading)
     else:  # the user's own code, which other processes may not find
-        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, prices, model)
+        read = workers.in_turn(read_answers, files, batch, path if there else None, validate, reading)
     if there:
         files.store.take(files.responses(batch), path)
     return read
@@ -164,8 +171,7 @@ def read_answers(
     batch: BatchState,
     path: Path | None,
     validate: Validator | None = None,
-    prices: Prices | None = None,
-    model: str = "",
+    reading: Reading | None = None,
 ) -> BatchState:
     """Write down one outcome for each request that the batch held, whatever the provider returned.
 
@@ -174,8 +180,7 @@ def read_answers(
         batch: The batch.
         path: What it returned; `None` where there is nothing.
         validate: Says what is wrong with an answer; needed for repairs.
-        prices: Those that are given.
-        model: The model of batches that name none.
+        reading: What else of the submission matters for that.
 
     Returns:
         The batch as collected.
@@ -183,13 +188,13 @@ def read_answers(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = asked_rows(files, batch).rows
+    reading, rows = reading or Reading({}), asked_rows(files, batch).rows
     asked = custom_ids(pa.array(rows)).to_pylist()
     odd = _Odd(batch)
     if path is None:
         outcomes = _without_files(batch, asked)
     else:
-        outcomes = join_files(asked, _chunks(path), lambda id_: _absent(batch, id_), odd.keep)
+        outcomes = join_files(asked, _chunks(path), lambda id_: _absent(batch, id_), odd.keep, reading.raw)
     problems = _problems(outcomes, validate)
     _write(files, batch, rows, outcomes, problems)
     if odd.kept:
@@ -201,7 +206,7 @@ def read_answers(
         collected=True,
         doubtful=again,
         anomalies=dict(odd.counts),
-        usd=outcomes_cost(outcomes, prices or {}, batch.model or model),
+        usd=outcomes_cost(outcomes, reading.prices, batch.model or reading.model),
         lost=outcomes["status"].to_pylist().count("missing"),
         tokens=tokens,
         answer_tokens=made,
@@ -253,8 +258,8 @@ def _problems(outcomes: pa.Table, validate: Validator | None) -> list[str | None
     """What is wrong with each answer, where that matters."""
     if validate is None:
         return [None] * len(outcomes)
-    statuses, texts = outcomes["status"].to_pylist(), outcomes["text"].to_pylist()
-    return [validate(text) if status == "ok" else None for status, text in zip(statuses, texts, strict=True)]
+    told = zip(*(outcomes[name].to_pylist() for name in ("status", "text", "more")), strict=True)
+    return [validate(text, more) if status == "ok" else None for status, text, more in told]
 
 
 def _write(

@@ -97,6 +97,8 @@ class Terms:
         said = {name: body.pop(name, None) for name in ("messages", "instructions", "system", "input")}
         schema = {name: body.pop(name, None) for name in ("response_format", "text", "output_config")}
         prompt = {name: part for name, part in said.items() if part is not None}
+        if "tools" in body:
+            named["tools"] = body.pop("tools")
         named |= {"prompt": prompt, "output schema": [part for part in schema.values() if part is not None]}
         return {name: request_hash("", name, {"": value}) for name, value in (*named.items(), ("parameters", body))}
 

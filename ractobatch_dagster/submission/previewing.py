@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractobatch_dagster.errors import InvalidInputError, ProviderError
 from ractobatch_dagster.provider.client import Provider
-from ractobatch_dagster.requests.body import RequestTemplate
+from ractobatch_dagster.requests.body import RequestTemplate, is_raw
 from ractobatch_dagster.requests.checks import row_names
 from ractobatch_dagster.requests.encode import custom_ids
 from ractobatch_dagster.requests.frame import PROMPT, REQUEST_HASH, blocks, open_frame
@@ -19,7 +19,7 @@ from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.results.classify import classify
 from ractobatch_dagster.results.cost import Prices, batch_cost
 from ractobatch_dagster.results.outcomes import ANSWERED, Columns, as_values
-from ractobatch_dagster.results.table import ResultTable, answer_names, cell
+from ractobatch_dagster.results.table import ResultTable, cell
 from ractobatch_dagster.submission.answered import FINAL
 from ractobatch_dagster.submission.sealing import Rules, one_schema
 
@@ -136,12 +136,12 @@ def preview(
         lines = list(threads.map(lambda body: _asked(provider, template.endpoint, body), bodies))
     columns = Columns()
     for line in lines:
-        columns.add(as_values(classify(line)))
+        columns.add(as_values(classify(line, raw=is_raw(template.endpoint))))
     given = given.append_column(REQUEST_HASH, pa.array(hashes, pa.binary(16)))
-    table = ResultTable(template.output_type, "", prices).block(
+    table = ResultTable(template.form, "", prices).block(
         given.to_batches()[0], _final(columns.table()), 0, custom_ids(pa.array(range(len(bodies))))
     )
-    return _estimated(table, bodies, sample, rules.key, tuple(answer_names(template.output_type)), prices or {})
+    return _estimated(table, bodies, sample, rules.key, tuple(template.form.names), prices or {})
 
 
 class _Sample:

@@ -183,9 +183,11 @@ class Known:
             outcomes = outcomes.filter(pc.is_in(outcomes["batch_id"], pa.array(self._young, pa.string())))
         if self._validate is None:
             return outcomes
-        answers = zip(outcomes["status"].to_pylist(), outcomes["text"].to_pylist(), strict=True)
+        answers = zip(*(outcomes[name].to_pylist() for name in ("status", "text", "more")), strict=True)
         return outcomes.filter(
-            pa.array([status == "ok" and self._validate(text or "") is None for status, text in answers], pa.bool_())
+            pa.array(
+                [status == "ok" and self._validate(text, more) is None for status, text, more in answers], pa.bool_()
+            )
         )
 
     def refuse(self, row: int, most: int) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from ractobatch_dagster.models import BatchStatus
 from ractobatch_dagster.requests.cut import Limits, cut
 from ractobatch_dagster.requests.encode import Encoder, custom_id
+from ractobatch_dagster.results.forms import raw_text, read_more
 from ractobatch_dagster.submission.asking import LATER, AskedRows, asked_rows, plan_batches
 from ractobatch_dagster.submission.collecting import new_reader, read_answers
 from ractobatch_dagster.submission.files import SubmissionFiles, parquet_file
@@ -147,13 +148,14 @@ def _doubtful(files: SubmissionFiles, batch: BatchState) -> Iterator[_Outcome]:
     """The outcomes of a batch that are not final by themselves."""
     import pyarrow.compute as pc
 
-    columns = ["row", "status", "retryable", "never_run", "text", "problem"]
+    columns = ["row", "status", "retryable", "never_run", "text", "problem", "more"]
     with parquet_file(files.store, files.results(batch)) as file:
         for part in file.iter_batches(8_192, columns=columns, use_threads=False):
             some = part.filter(pc.or_(part.column("retryable"), pc.is_valid(part.column("problem"))))
             for row in some.to_pylist():
+                text = raw_text(row["text"], read_more(row.get("more")).calls, whole=True)
                 yield _Outcome(
-                    row["row"], row["status"] == "ok", row["retryable"], row["never_run"], row["text"], row["problem"]
+                    row["row"], row["status"] == "ok", row["retryable"], row["never_run"], text, row["problem"]
                 )
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ractobatch_dagster.requests.body import EMBEDDINGS, RequestTemplate
-from ractobatch_dagster.results.classify import parse_text
+from ractobatch_dagster.requests.body import TURNS, RequestTemplate
+from ractobatch_dagster.results import forms
 
 __all__ = ["Validator", "validator"]
 
-Validator = Callable[[str | None], str | None]
-"""What is wrong with an answer's text, or `None`."""
+Validator = Callable[[str | None, str | None], str | None]
+"""What is wrong with an answer, told by its text and by what is stored beside it, or `None`."""
 
 
 def validator(template: RequestTemplate) -> Validator | None:
-    """What is wrong with an answer, held against the output type of a template; `None` where it has none."""
-    output_type = template.output_type
-    if output_type is None or template.endpoint == EMBEDDINGS:
-        return None
-    return lambda text: parse_text(text, output_type)[1]
+    """What is wrong with an answer, held against the output type and the tools of a template; `None` where it has none
+    of them, or where nobody can be shown an answer again."""
+    return forms.validator(template.form) if template.endpoint in TURNS else None

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
+from ractobatch_dagster.form import Form
 from ractobatch_dagster.provider.client import Account, Provider
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.cut import Limits
@@ -51,7 +52,7 @@ def run(folder: Path, rows: int, provider: Provider) -> Path:
     state = files.state()
     share = state.partition(None)
     assert share is not None
-    assembly = Assembly(files, state, share, ResultTable(None, "f"), ("id", "note"))
+    assembly = Assembly(files, state, share, ResultTable(Form(), "f"), ("id", "note"))
     return write_table_file(folder / "sums.parquet", assembly.schema, assembly.blocks()).path
 
 

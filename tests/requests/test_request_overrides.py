@@ -170,7 +170,7 @@ def test_a_row_has_its_turns_from_nothing_but_prompt_files_and_body() -> None:
     with pytest.raises(InvalidInputError, match="row 1 has files, in 'files', and a whole body"):
         Requests("p", TEMPLATE, ALL).bodies(some, ["x", "y"], named)
     with pytest.raises(InvalidInputError, match="its extra, must not replace `input`"):
-        Requests("p", RequestTemplate("m", endpoint=EMBEDDINGS), Overrides({"extra": "extra"}, None)).bodies(
+        Requests("p", RequestTemplate("m", endpoint=EMBEDDINGS), Overrides({"extra": "extra"}, EMBEDDINGS)).bodies(
             block(extra=['{"input": "other"}']), ["x"], named
         )
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
+from ractobatch_dagster.form import Form
 from ractobatch_dagster.models import ROW_STATUSES
 from ractobatch_dagster.results.cost import batch_cost
-from ractobatch_dagster.results.table import ResultTable, answer_names, llm_fields, reserved_names
+from ractobatch_dagster.results.table import ResultTable, llm_fields, reserved_names
 from ractobatch_dagster.submission.answered import FINAL
 
 
@@ -54,7 +55,7 @@ def made(
     found = pa.Table.from_pylist(list(outcomes), schema=FINAL())
     asked = block.column("llm_request_hash").is_valid().to_pylist()
     ids = [f"row-{start + place}" if there else None for place, there in enumerate(asked)]
-    return ResultTable(output_type, "f").block(block, found, start, pa.array(ids, pa.string()))
+    return ResultTable(Form(output_type), "f").block(block, found, start, pa.array(ids, pa.string()))
 
 
 def test_an_answer_is_typed_and_its_origin_kept() -> None:
@@ -164,14 +165,14 @@ def test_one_row_in_one_row_out_and_one_schema(
     empty = made(rows(), output_type=output_type)
     assert result.schema.equals(empty.schema, check_metadata=True)
     carried = [field for field in block.schema if field.name == "number"]
-    assert result.schema.equals(ResultTable(output_type, "f").schema(carried), check_metadata=True)
+    assert result.schema.equals(ResultTable(Form(output_type), "f").schema(carried), check_metadata=True)
 
 
 def test_the_names_that_are_taken_are_known_beforehand() -> None:
     """Whatever the table adds is reserved, so that no column of the user's is overwritten."""
-    assert answer_names(Label) == ["mood", "count"]
-    assert answer_names(None) == []
-    assert set(made(rows()).column_names) - {"number"} == set(reserved_names(Label))
+    assert Form(Label).names == ["mood", "count"]
+    assert Form().names == []
+    assert set(made(rows()).column_names) - {"number"} == set(reserved_names(Form(Label)))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_repair_shows_the_answer_in_the_row_s_own_request(bench: Bench) -> Non
         {"user_message": ["a", "b"], "system": ["Shout.", None], "max_tokens": [50, None], "model": ["gpt-4o", None]}
     )
     files = opened(bench, frame, repairs=1, max_rounds=0)
-    assert bench.finish(files, validate=lambda _: next(problems, None)) == ["ok", "ok"]
+    assert bench.finish(files, validate=lambda *_: next(problems, None)) == ["ok", "ok"]
     first, _, repair = (lines[0]["body"] for lines in bench.input_files())
     assert first["messages"][0] == {"role": "system", "content": "Shout."}
     assert {**repair, "messages": repair["messages"][:-2]} == first

@@ -69,7 +69,7 @@ def test_an_invalid_answer_is_shown_to_the_model_once_more(bench: Bench) -> None
     """The repair asks the same question with the refused answer and the reason; nobody else is asked again."""
     problems = iter(["too short"])
 
-    def validate(text: str | None) -> str | None:
+    def validate(text: str | None, _: str | None) -> str | None:
         return next(problems, None)
 
     files = bench.open("a", repairs=1, max_rounds=0)
@@ -84,7 +84,7 @@ def test_an_invalid_answer_is_shown_to_the_model_once_more(bench: Bench) -> None
 def test_an_answer_that_stays_invalid_is_kept(bench: Bench) -> None:
     """After the last repair the row has the last answer, not nothing."""
     files = bench.open("a", repairs=2, max_rounds=0)
-    assert bench.finish(files, validate=lambda _: "no") == ["ok"]
+    assert bench.finish(files, validate=lambda *_: "no") == ["ok"]
     assert len(bench.server.batches()) == 3
 
 

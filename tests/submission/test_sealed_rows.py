@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ractobatch_dagster.errors import InvalidInputError, ProviderError, StoreError, SubmissionConflictError
+from ractobatch_dagster.form import Form
 from ractobatch_dagster.local import CallFault, Faults
 from ractobatch_dagster.processes import pool
 from ractobatch_dagster.requests.body import RequestTemplate
@@ -55,7 +56,7 @@ def table(files: SubmissionFiles, key: str | None = None, **options: Any) -> pa.
     state = files.state()
     share = state.partition(key)
     assert share is not None
-    assembly = Assembly(files, state, share, ResultTable(None, "f"), **options)
+    assembly = Assembly(files, state, share, ResultTable(Form(), "f"), **options)
     return pa.concat_tables([assembly.schema.empty_table(), *assembly.blocks()])
 
 
