@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster._version import __version__
 
 if TYPE_CHECKING:
-    from ractobatch_dagster.assets import BatchAsset, batch_asset, build_batch_assets
+    from ractobatch_dagster.assets import batch_asset, build_batch_assets
     from ractobatch_dagster.attachment import RactoFile
     from ractobatch_dagster.chosen_checks import CostCheck, DriftCheck, EstimateCheck, RateCheck
     from ractobatch_dagster.component import OpenAIBatchComponent
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         LLMResponse,
         ToolCallResult,
     )
+    from ractobatch_dagster.pair import BatchAsset
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.prompt import RactoPrompt
     from ractobatch_dagster.resource import Budget, OpenAIBatchResource, TokenPrice
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from ractobatch_dagster.translator import BatchAssetTranslator
 
 _HOME = {
-    "BatchAsset": "assets",
+    "BatchAsset": "pair",
     "BatchAssetTranslator": "translator",
     "BatchFailedError": "errors",
     "BatchItem": "models",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster.errors import ConfigurationError, RactobatchError
 
 if TYPE_CHECKING:
-    from ractobatch_dagster.assets import BatchAsset
+    from ractobatch_dagster.pair import BatchAsset
     from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.store import Store
     from ractobatch_dagster.submission.plan import Progress

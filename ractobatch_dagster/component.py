@@ -11,8 +11,9 @@ from dagster.components.resolved.core_models import ResolvedAssetAttributes
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel
 
-from ractobatch_dagster.assets import BatchAsset, build_batch_assets
+from ractobatch_dagster.assets import build_batch_assets
 from ractobatch_dagster.errors import ConfigurationError
+from ractobatch_dagster.pair import BatchAsset
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder

@@ -21,7 +21,7 @@ from ractobatch_dagster.signature import Signature
 from ractobatch_dagster.spec import BatchSpec
 
 if TYPE_CHECKING:
-    from ractobatch_dagster.assets import BatchAsset
+    from ractobatch_dagster.pair import BatchAsset
     from ractobatch_dagster.provider.client import Provider
     from ractobatch_dagster.results.cost import Prices
     from ractobatch_dagster.submission.estimating import Estimate
@@ -230,7 +230,7 @@ def loaded_from_files(asset: Any, frames: Mapping[str, str]) -> tuple[BatchAsset
     Raises:
         ConfigurationError: It is no batch asset.
     """
-    from ractobatch_dagster.assets import BatchAsset
+    from ractobatch_dagster.pair import BatchAsset
 
     if not isinstance(asset, BatchAsset):
         raise ConfigurationError(f"{asset!r} is no batch asset: name what `@batch_asset` made.")

@@ -212,7 +212,7 @@ def _imports(path: Path) -> set[str]:
 DAGSTER_LAYER = {
     *("assets", "sensor", "checks", "io_manager", "resource", "landing", "submitting", "terminating", "requesting"),
     *("account", "arguments", "chosen_checks", "confirming", "previewing", "ticking", "pieces", "signature", "spec"),
-    *("metadata",),
+    *("metadata", "pair"),
     *("computing", "translator", "cancelling", "component", "scaffolding"),
     *("yaml_checks", "yaml_output", "yaml_partitions", "yaml_source"),
 }
