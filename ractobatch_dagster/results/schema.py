@@ -239,4 +239,4 @@ def _utc(value: dt.datetime) -> dt.datetime:
     try:
         return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
     except OverflowError as error:  # Arrow would hold it, and whoever reads the column would fail on it
-        raise ValueError(f"{value} is not within the years 1 to 9999 in UTC") from error
+        raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from error
