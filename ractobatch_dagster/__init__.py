@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ractobatch_dagster._version import __version__
 
 if TYPE_CHECKING:
+    from ractobatch_dagster.account import account_asset
     from ractobatch_dagster.assets import batch_asset, build_batch_assets
     from ractobatch_dagster.attachment import RactoFile
     from ractobatch_dagster.chosen_checks import CostCheck, DriftCheck, EstimateCheck, RateCheck
@@ -88,6 +89,7 @@ _HOME = {
     "SubmissionConflictError": "errors",
     "TokenPrice": "resource",
     "ToolCallResult": "models",
+    "account_asset": "account",
     "batch_asset": "assets",
     "build_batch_assets": "assets",
     "build_batch_sensor": "sensor",
@@ -132,6 +134,7 @@ __all__ = [
     "TokenPrice",
     "ToolCallResult",
     "__version__",
+    "account_asset",
     "batch_asset",
     "build_batch_assets",
     "build_batch_sensor",

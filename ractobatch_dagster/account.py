@@ -34,7 +34,7 @@ def account_asset(resource_key: str = "openai_batch") -> dg.AssetSpec:
     return dg.AssetSpec(
         account_key(resource_key),
         description=f"What is under way at the account of `{resource_key}`: one observation for each change.",
-        kinds={"openai"},
+        kinds={"llm"},
     )
 
 

@@ -17,6 +17,7 @@ from ractobatch_dagster.pair import BatchAsset
 from ractobatch_dagster.prompt import Prompt, RactoPrompt
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.scaffolding import OpenAIBatchScaffolder
+from ractobatch_dagster.sensor import build_batch_sensor
 from ractobatch_dagster.spec import TableType
 from ractobatch_dagster.translator import BatchAssetData, BatchAssetTranslator
 from ractobatch_dagster.yaml_checks import Check
@@ -203,8 +204,8 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     pieces: int | None = None
     resource_key: Annotated[str | None, _words("The key of the `OpenAIBatchResource`.")] = None
     sensor: Annotated[
-        bool, _words("Whether the sensor of the resource comes along; no, where the project defines it itself.")
-    ] = True
+        bool, _words("Whether the sensor of the resource comes along: of one component at most, as it is one for all.")
+    ] = False
     pool: str | None = None
     io_manager_key: str | None = None
     table_type: TableType | None = None
@@ -223,13 +224,13 @@ class OpenAIBatchComponent(dg.Component, dg.Model, dg.Resolvable):
     ] = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, their jobs and checks, and the sensor of their resource with the account's asset if wanted."""
+        """The assets, their jobs and checks, and the sensor of their resource if wanted."""
         made = self.build_batch_asset(Path(context.path))
-        if self.sensor:
-            return made.definitions
-        # Dagster notes on every asset of a component where it is from: the one of two components would be two
+        # Dagster notes on every asset of a component where it is from, so that the account's, which is one for all,
+        # would be another in each: a project says it once, beside the resource
         assets = [asset for asset in made.assets if not isinstance(asset, dg.AssetSpec)]
-        return dg.Definitions(assets=assets, jobs=made.jobs)
+        sensors = [build_batch_sensor(made.spec.resource_key)] if self.sensor else []
+        return dg.Definitions(assets=assets, jobs=made.jobs, sensors=sensors)
 
     def build_batch_asset(self, folder: Path) -> BatchAsset:
         """What `batch_asset` makes of it.

@@ -29,8 +29,28 @@ class Answer(BaseModel):
 '''
 
 
+_RESOURCE = '''"""Where batches go, where submissions and tables are kept, and who follows them."""
+
+import dagster as dg
+
+from ractobatch_dagster import OpenAIBatchResource, account_asset, build_batch_sensor
+
+
+@dg.definitions
+def openai_batch() -> dg.Definitions:
+    """Rules answer, at no cost. For OpenAI take `provider` away, and give `api_key=dg.EnvVar("OPENAI_API_KEY")`."""
+    resource = OpenAIBatchResource(provider="local", root="store")
+    return dg.Definitions(
+        resources={"openai_batch": resource}, sensors=[build_batch_sensor()], assets=[account_asset()]
+    )
+'''
+
+
 class OpenAIBatchScaffolder(dg.Scaffolder[Any]):
-    """Writes `defs.yaml`, two rows to begin with, and the answers' model where the project can import it."""
+    """Writes `defs.yaml`, two rows to begin with, and the answers' model where the project can import it.
+
+    The first of a project gets resource and sensor as well, in `openai_batch.py` in the folder `defs`.
+    """
 
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         """Write the files."""
@@ -54,6 +74,17 @@ class OpenAIBatchScaffolder(dg.Scaffolder[Any]):
             "key": "id",
         }
         dg.scaffold_component(request, attributes)
+        _write_resource(folder, request.project_root)
+
+
+def _write_resource(folder: Path, root: Path | None) -> None:
+    """A resource for a project that names none."""
+    defs = next((one for one in folder.parents if one.name == "defs"), None)
+    if root is None or defs is None or not defs.resolve().is_relative_to(root.resolve()):
+        return
+    modules = (path for path in root.rglob("*.py") if not {".venv", "site-packages"} & set(path.parts))
+    if not any("OpenAIBatchResource" in path.read_text(errors="replace") for path in modules):
+        (defs / "openai_batch.py").write_text(_RESOURCE)
 
 
 def _module(folder: Path, root: Path | None) -> str | None:

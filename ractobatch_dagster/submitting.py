@@ -118,6 +118,9 @@ def told(
     """What a submission run says of its partitions, each of which is in one of these submissions."""
     table, dashboard = spec.table(resource), resource.get_provider().profile.dashboard
     states = {id_: table.submission(id_).state() for id_ in sorted(set(submissions.values()))}
+    for state in states.values():
+        if state.held_for_good:
+            context.log.warning(f"submission {state.id} cannot go on: {state.held}")
     held = {id_: _held(table.submission(id_), state) for id_, state in states.items()}
     shown = {
         key: submission_metadata(

@@ -126,7 +126,7 @@ def test_yaml_becomes_a_table(batch_server: LocalServer, tmp_path: Path) -> None
     assert specs["triage_submission"].automation_condition == dg.AutomationCondition.eager()
     assert specs["triage"].automation_condition is None
     assert [job.name for job in defs.jobs or ()] == ["triage_submit", "triage_cancel"]
-    assert [sensor.name for sensor in defs.sensors or ()] == ["openai_batch_sensor"]
+    assert not defs.sensors
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,19 @@ def test_what_is_scaffolded_runs(batch_server: LocalServer, tmp_path: Path) -> N
     assert table["id"].to_pylist() == [1, 2]
     assert table["llm_status"].to_pylist() == ["ok", "ok"]
     assert {"sentiment", "topics"} <= set(table.column_names)
+
+
+def test_what_a_project_has_once_is_scaffolded_once() -> None:
+    """A project of two components as they are scaffolded loads, with one resource, one sensor and one account."""
+    with create_defs_folder_sandbox() as sandbox:
+        for name in ("one", "two"):
+            sandbox.scaffold_component(component_cls=OpenAIBatchComponent, defs_path=name)
+        assert (sandbox.defs_folder_path / "openai_batch.py").exists()
+        with sandbox.build_all_defs() as defs:
+            repository = defs.get_repository_def()
+            assert [one.name for one in repository.sensor_defs] == ["openai_batch_sensor"]
+            graph = defs.resolve_asset_graph()
+            assert {dg.AssetKey("one"), dg.AssetKey("two"), dg.AssetKey("openai_batches")} <= graph.get_all_asset_keys()
 
 
 def test_the_readme_builds() -> None:

@@ -133,7 +133,7 @@ class Purse:
         fits, stop, added = list[int](), Stop(), 0.0
         for batch in (batch for batch in state.batches if batch.number in numbers):
             usd = may_cost(state, batch)
-            stopped = _stop(batch, batch.model or state.model, usd, added, left)
+            stopped = _stop(state, batch, usd, added, left)
             if usd is not None and not stopped.why:
                 added += usd
                 fits.append(batch.number)
@@ -249,10 +249,13 @@ def _usd(amount: float) -> str:
     return f"{amount:,.2f} USD" if amount >= 1 or not amount else f"{amount:.2g} USD"
 
 
-def _stop(batch: BatchState, model: str, usd: float | None, added: float, left: Sequence[tuple[Limit, float]]) -> Stop:
+def _stop(
+    state: SubmissionState, batch: BatchState, usd: float | None, added: float, left: Sequence[tuple[Limit, float]]
+) -> Stop:
     """What stops this batch, beside those that cost so much."""
     if usd is None:
-        return Stop(_UNKNOWN.format(batch.number, model), for_good=True)
+        why = _NO_LIMIT if state.most_tokens is None else _NO_PRICE.format(batch.model or state.model)
+        return Stop(f"nobody knows what batch {batch.number} may cost: {why}", for_good=True)
     may = f"batch {batch.number} may cost {_usd(usd)}"
     for limit, rest in left:
         if usd > limit.usd + _ROUNDING:
@@ -262,8 +265,6 @@ def _stop(batch: BatchState, model: str, usd: float | None, added: float, left: 
     return Stop()
 
 
-_UNKNOWN = (
-    "nobody knows what batch {} may cost: a budget needs `max_tokens`, and a model whose batch price is known, as {} "
-    "may not be"
-)
+_NO_LIMIT = "a budget needs `max_tokens`, and there is none"
+_NO_PRICE = "the batch price of {} is not known; give it as `prices` of the resource"
 _TOO_DEAR = "Raise it; or cancel the submission and submit again, with a smaller `max_requests_per_batch`"

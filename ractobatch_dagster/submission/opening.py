@@ -261,7 +261,8 @@ class _Sealing:
             if known.answers:
                 progress(f"{known.answers:,} answers were paid for already and are taken over")
         requests = sum(batch.requests for batch in batches)
-        progress(f"sealed {asking.rows:,} rows: {requests:,} requests in {len(batches)} batches")
+        word = "batch" if len(batches) == 1 else "batches"
+        progress(f"sealed {asking.rows:,} rows: {requests:,} requests in {len(batches):,} {word}")
         return SubmissionState(
             id=files.id,
             asset=self.owner.asset,
