@@ -87,7 +87,7 @@ def creates_without_a_committed_intent() -> Patches:
         for batch in state.batches:
             if batch.number in numbers and batch.stage == "uploaded":
                 try:
-                    self._create_one(state, batch, done)
+                    self._create_one(state, batch, done, files.store)
                 except ProviderError as error:
                     problems.append(error)
         return files.change(lambda newest: {b.number: done[b.number] for b in newest.batches if b.number in done})
@@ -369,8 +369,8 @@ def reuses_nothing() -> Patches:
 def takes_over_the_answer_of_another_row() -> Patches:
     whole = reusing._taken
 
-    def shifted(rows: Any, files: Any, state: Any, theirs: Any) -> Any:
-        return whole(rows, files, state, np.roll(theirs, 1))
+    def shifted(rows: Any, files: Any, state: Any, theirs: Any, path: Any) -> Any:
+        return whole(rows, files, state, np.roll(theirs, 1), path)
 
     return [(reusing, "_taken", shifted)]
 

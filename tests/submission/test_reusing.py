@@ -61,6 +61,6 @@ def test_an_answer_is_looked_at_once(bench: Bench, tmp_path: Path) -> None:
     seen: list[str] = []
     asking = Asking(source, [(0, len(TEXTS))], len(TEXTS), read_encoder(source))
     into = TableFiles(Store(tmp_path / "other"), "answers").submission("other")
-    known = Known(into, [source], tmp_path, validate=seen.append)
+    known = Known(into, [source], tmp_path, validate=lambda text, _: seen.append(text))
     assert known.take(asking.hashes, len(TEXTS)).tolist() == list(range(len(TEXTS)))
     assert len(seen) == len(TEXTS)
