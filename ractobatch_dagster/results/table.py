@@ -133,7 +133,7 @@ class ResultTable:
         if mores is not None:
             known = _with_calls(known, mores)
         if self._output_type is not None and issubclass(self._output_type, Embedding):  # a vector need not stand twice
-            text = pc.if_else(pc.equal(known["status"], "ok"), None, known["text"])
+            text = pc.if_else(pc.equal(known["status"], "ok"), None, _whole(known["text"]))
             known = known.set_column(known.schema.get_field_index("text"), "text", text)
         hashes = rows.column(REQUEST_HASH)
         given = {
@@ -156,7 +156,7 @@ class ResultTable:
 
         if not self._fields:
             return found, []
-        given = pc.if_else(pc.equal(found["status"], "ok"), pc.fill_null(found["text"], ""), None)
+        given = pc.if_else(pc.equal(found["status"], "ok"), _whole(pc.fill_null(found["text"], "")), None)
         answers = given.to_pylist()
         if mores is not None and self._tools:  # whoever calls a tool need not say anything, and may say what he likes
             answers = [None if more.calls else text for text, more in zip(answers, mores, strict=True)]
@@ -182,7 +182,7 @@ class ResultTable:
                 "error_code": "invalid_output",
                 "error": wrong_text,
             }.items():
-                column = pc.if_else(changed, value, found[name])
+                column = pc.if_else(changed, value, _whole(found[name]))
                 found = found.set_column(found.schema.get_field_index(name), name, column)
         return found, typed
 
@@ -215,6 +215,15 @@ def _aligned(outcomes: pa.Table, start: int, count: int) -> pa.Table:
     index = np.full(count, -1)
     index[places] = np.arange(len(places))
     return outcomes.take(pa.array(index, mask=index < 0))
+
+
+def _whole(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same in buffers of its own: before PyArrow 24 `if_else` takes texts from behind where they begin."""
+    import pyarrow as pa
+
+    if not any(chunk.offset for chunk in texts.chunks):
+        return texts
+    return pa.chunked_array([pa.concat_arrays([chunk, chunk.slice(0, 0)]) for chunk in texts.chunks], texts.type)
 
 
 def _as_type(values: Any, kind: pa.DataType) -> Any:

@@ -58,6 +58,19 @@ def made(
     return ResultTable(Form(output_type), "f").block(block, found, start, pa.array(ids, pa.string()))
 
 
+def test_outcomes_may_begin_within_their_buffers() -> None:
+    """Blocks are slices of what was read; before PyArrow 24 `if_else` read texts from behind where they begin."""
+    texts = ['{"mood": "good", "count": 2}', "no JSON", '{"mood": "bad", "count": 3}', "neither"]
+    before = done(0, "x" * 100)
+    whole = pa.Table.from_pylist([before, *(done(1 + place, text) for place, text in enumerate(texts))], schema=FINAL())
+    ids = pa.array([f"row-{place}" for place in range(1, 5)], pa.string())
+    table = ResultTable(Form(Label), "f").block(rows("a", "b", "c", "d"), whole.slice(1), 1, ids)
+    table.validate(full=True)
+    assert table["llm_text"].to_pylist() == texts
+    assert table["llm_status"].to_pylist() == ["ok", "invalid_output"] * 2
+    assert table["count"].to_pylist() == [2, None, 3, None]
+
+
 def test_an_answer_is_typed_and_its_origin_kept() -> None:
     """One row has the user's columns, the answer's and the fixed block, in this order."""
     result = made(rows("a"), done(0, '{"mood": "good", "count": 2}', request_id="req_1", round=1))
