@@ -173,7 +173,7 @@ def batch_asset(
         owners: Of both assets.
         tags: Of both assets.
         kinds: Of both assets, beside ours.
-        description: Of the table; the function's docstring where not given.
+        description: Of the table; the function's docstring where not given, or else a sentence.
         metadata: Of the table.
         retry_policy: Of both assets. Running either again is safe and sends nothing twice.
         automation_condition: When to submit. The table follows by itself.
@@ -199,7 +199,7 @@ def batch_asset(
         about = dg.AssetSpec(
             table_key(asset_key, name or function.__name__, key_prefix),
             kinds={maker(model), "parquet", *(kinds or ())},
-            description=description or function.__doc__,
+            description=description or function.__doc__ or f"What {model} answered: a row for each row that was sent.",
             metadata=metadata,
             **said,
         )
