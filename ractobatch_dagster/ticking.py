@@ -34,7 +34,7 @@ _LARGEST_UPLOAD = 20e6
 """Bytes of an input file that a tick uploads; for a larger one it asks for a run."""
 
 _LIE_SECONDS = 86_400.0
-"""For how long answers lie at the provider at most, who deletes them in the end, while others of a submission wait."""
+"""Seconds after which what has ended is collected though others of its submission wait: it is deleted in the end."""
 
 _SAID = 20
 """How many sentences the skip reason has."""

@@ -77,6 +77,8 @@ def test_how_often_the_queue_is_filled(batch_server: LocalServer, tmp_path: Path
     assert made.waves == -(-made.prompt_tokens // 500) > 1
     assert f"has to be filled {made.waves} times" in str(made)
     assert asked.estimate(Project(batch_server, tmp_path, []).resource, {"rows": prompts(25)}).waves is None
+    dated = batch_asset(model="gpt-4o-mini-2024-07-18", name="dated")(lambda rows: rows)
+    assert (dated.estimate(tight, {"rows": prompts(25)}).waves or 0) > 1  # as the quota has it
 
 
 def test_the_error_that_is_told_is_the_error_that_is_made() -> None:

@@ -146,9 +146,8 @@ class Requests:
         return variant.before + escaped + variant.after, variant.hasher.hashes([escaped])[0], variant.model
 
     def _limited(self, body: Mapping[str, Any], *, known: bool = True) -> None:
-        most = (
-            _most_tokens(self._template.endpoint, body) if known else None
-        )  # what lies at an address may be of any size
+        # what lies at an address may be of any size
+        most = _most_tokens(self._template.endpoint, body) if known else None
         if most not in self._most:
             self._most.append(most)
 

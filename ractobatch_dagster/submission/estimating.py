@@ -17,7 +17,7 @@ from ractobatch_dagster.requests.encode import Encoder, body_of, custom_id, esca
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.requests.tokens import counter, encoding_name
-from ractobatch_dagster.results.cost import answers_cost, prompts_cost
+from ractobatch_dagster.results.cost import answers_cost, named, prompts_cost
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.asking import Asking, asked_rows
 from ractobatch_dagster.submission.expecting import last_landed, typical_answer
@@ -39,9 +39,6 @@ _SURE = 1.96
 
 _FROM_BATCHES = 20
 """Of so many batches requests are looked at; of more, of those that are spread evenly."""
-
-_TYPICAL_ROWS = 50_000
-"""Of so many of the last table's answers the length is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +239,15 @@ def _summed(
         prompt_cost_usd=inputs,
         cost_usd=likely[1],
         cost_usd_at_most=at_most[1],
-        waves=max((-(-tokens[model][0] // limit) for model, limit in queue.items() if model in tokens), default=None),
+        waves=max(_waves(tokens, queue), default=None),
     )
+
+
+def _waves(tokens: Mapping[str, tuple[int, Any, str]], queue: Mapping[str, int]) -> Iterator[int]:
+    """How often each model's queue has to be filled, where it is known how much that takes."""
+    for model, (count, _, _) in tokens.items():
+        if (name := named(model, queue)) is not None:
+            yield -(-count // queue[name])
 
 
 def _total(costs: Sequence[float | None]) -> float | None:
