@@ -4,6 +4,8 @@
 
 pandas   batch by batch: `json.loads` for each line, what is in it flattened into a frame, `merge`, `to_parquet`; a
          broken line is skipped
+bare     the steps that none can leave out, with the libraries that the package rests on: lines and answers parsed into
+         fixed structs, as Arrow columns, in the order of the rows, written beside them
 ours     the package; `ours-2` with two processes
 broken   the package, where one line in a hundred is cut in half
 """
@@ -15,6 +17,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from benchmarks import ours
 from benchmarks.data import data_folder, rows_folder, write_answers
@@ -111,6 +115,102 @@ def pandas(arguments: Mapping[str, Any]) -> Work:
     return work
 
 
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message
+    finish_reason: str
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _Details
+    completion_tokens_details: _Details
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: str | None = None
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+
+
+class _Response(msgspec.Struct, gc=False):
+    request_id: str
+    body: _Body
+
+
+class _Line(msgspec.Struct, gc=False):
+    custom_id: str
+    response: _Response
+
+
+class _Label(msgspec.Struct, gc=False):
+    sentiment: str
+    side_effects: list[str]
+    severity: str
+
+
+_NO_LABEL = _Label("", [], "")
+
+
+def bare(arguments: Mapping[str, Any]) -> Work:
+    """The package's libraries alone: a batch is held whole, every line must be well, nothing is kept for a crash."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    line, label = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Label).decode
+
+    def answer(data: bytes) -> tuple[Any, ...]:
+        read = line(data)
+        body, number = read.response.body, int(read.custom_id[4:])
+        if body.usage is None:
+            return (number, None, None, body.model, read.response.request_id, None, None, None, None, _NO_LABEL)
+        content, usage = body.choices[0].message.content, body.usage
+        try:
+            fields = label(content) if content else _NO_LABEL
+        except msgspec.DecodeError:
+            fields = _NO_LABEL
+        return (
+            number,
+            content,
+            body.choices[0].finish_reason,
+            body.model,
+            read.response.request_id,
+            usage.prompt_tokens,
+            usage.prompt_tokens_details.cached_tokens,
+            usage.completion_tokens,
+            usage.completion_tokens_details.reasoning_tokens,
+            fields,
+        )
+
+    def work(folder: str = arguments["clean"]) -> dict[str, int]:
+        target, count = scratch(arguments["folder"]), 0
+        for path, rows in batches(Path(folder)):
+            with path.open("rb") as lines:
+                places, *columns, labels = zip(*map(answer, lines), strict=True)
+            made = [pa.array(column) for column in columns]
+            made += [pa.array([getattr(one, name) for one in labels]) for name in _Label.__struct_fields__]
+            order = np.argsort(np.array(places))
+            known = pq.ParquetFile(rows, pre_buffer=False).read(use_threads=False)
+            answers = pa.table(made, [f"answer_{number}" for number in range(len(made))]).take(order)
+            joined = pa.table([*known.columns, *answers.columns], [*known.column_names, *answers.column_names])
+            pq.write_table(joined, target / rows.name, compression="zstd", compression_level=1)
+            count += len(joined)
+        return {"rows": count, "odd_lines": 0}
+
+    work(arguments["few"])
+    return work
+
+
 def _ours(processes: int, which: str = "clean") -> Candidate:
     def candidate(arguments: Mapping[str, Any]) -> Work:
         def work(answers: str = arguments[which]) -> dict[str, int]:
@@ -123,7 +223,7 @@ def _ours(processes: int, which: str = "clean") -> Candidate:
     return candidate
 
 
-CANDIDATES = {"pandas": pandas, "ours": _ours(1), "ours-2": _ours(2), "broken": _ours(1, "broken")}
+CANDIDATES = {"pandas": pandas, "bare": bare, "ours": _ours(1), "ours-2": _ours(2), "broken": _ours(1, "broken")}
 
 
 def main() -> None:
@@ -136,7 +236,7 @@ def main() -> None:
             "broken": str(prepare(folder, options.rows, 0.01)),
             "few": str(prepare(folder, _FEW, 0.0)),
         }
-        candidates = ["pandas", "broken", *(f"ours-{n}".removesuffix("-1") for n in ours.DECODES)]
+        candidates = ["pandas", "bare", "broken", *(f"ours-{n}".removesuffix("-1") for n in ours.DECODES)]
         samples = rounds("decode", candidates, arguments, options.rounds)
     print(json.dumps({"rows": options.rows, "samples": samples}))
 

@@ -5,11 +5,14 @@
 loop     `itertuples` and `json.dumps`, a new file before either limit is passed, no hashes
 ours     the package: the same requests, and the hash of each; `ours-2` with two processes. This is `write_inputs`,
          which does what the loop does; a submission stores the rows as well, and takes what `benchmarks.memory` says
+bare     the steps that none can leave out, one loop around the libraries that the package rests on: the prompts as
+         Python's text, escaped, hashed, put between what all share, written
 write    the same number of bytes from one small buffer, which is as quick as files can be written here
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +21,11 @@ from benchmarks import ours
 from benchmarks.data import data_folder, rows_folder
 from benchmarks.measure import Candidate, Work, once, parser, rounds, scratch
 
+_BLOCK = 512
 
-def _frame(arguments: Mapping[str, Any]) -> Any:
+
+def frame_of(arguments: Mapping[str, Any]) -> Any:
+    """The rows as a DataFrame of pandas."""
     import pandas as pd
 
     return pd.read_parquet(arguments["rows"])
@@ -27,7 +33,7 @@ def _frame(arguments: Mapping[str, Any]) -> Any:
 
 def loop(arguments: Mapping[str, Any]) -> Work:
     """What one writes without a library."""
-    frame, limits = _frame(arguments), ours.LIMITS
+    frame, limits = frame_of(arguments), ours.LIMITS
     body = ours.template().body("")
     system = body["messages"][0]
     rest = {name: value for name, value in body.items() if name != "messages"}
@@ -59,7 +65,7 @@ def loop(arguments: Mapping[str, Any]) -> Work:
 
 def _ours(processes: int) -> Candidate:
     def candidate(arguments: Mapping[str, Any]) -> Work:
-        frame = _frame(arguments)
+        frame = frame_of(arguments)
 
         def work(rows: Any = frame) -> dict[str, int]:
             return ours.write_requests(rows, scratch(arguments["folder"]), processes=processes)
@@ -68,6 +74,36 @@ def _ours(processes: int) -> Candidate:
         return work
 
     return candidate
+
+
+def bare(arguments: Mapping[str, Any]) -> Work:
+    """The package's libraries alone, one loop around them: no checks, no limits, one file."""
+    import msgspec
+    import pyarrow as pa
+
+    frame = frame_of(arguments)
+    line, body = msgspec.json.Encoder().encode, ours.template().body("\x00")
+    request = {"custom_id": "row-\x00", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    head, middle, tail = line(request).replace(b'"\\u0000"', b"\\u0000").split(b"\\u0000")
+    shared, sha256 = hashlib.sha256(head + tail).digest(), hashlib.sha256
+
+    def work(frame: Any = frame) -> dict[str, int]:
+        folder, size, row, hashes = scratch(arguments["folder"]), 0, 0, list[bytes]()
+        column = pa.Table.from_pandas(frame[["user_message"]], preserve_index=False).column(0)
+        with (folder / "requests.jsonl").open("wb", buffering=1 << 18) as file:
+            for block in pa.table([column], ["prompt"]).to_batches(_BLOCK):
+                prompts = list(map(line, block.column(0).to_pylist()))
+                hashes += [sha256(shared + prompt).digest()[:16] for prompt in prompts]
+                pieces = [
+                    piece
+                    for row, prompt in enumerate(prompts, row)
+                    for piece in (head, b"%08d" % row, middle, prompt, tail, b"\n")
+                ]
+                size, row = size + file.write(b"".join(pieces)), row + len(prompts)
+        return {"rows": len(hashes), "bytes": size}
+
+    work(frame.head(1_000))
+    return work
 
 
 def write(arguments: Mapping[str, Any]) -> Work:
@@ -87,7 +123,7 @@ def write(arguments: Mapping[str, Any]) -> Work:
     return work
 
 
-CANDIDATES = {"loop": loop, "write": write, "ours": _ours(1), "ours-2": _ours(2)}
+CANDIDATES = {"loop": loop, "bare": bare, "write": write, "ours": _ours(1), "ours-2": _ours(2)}
 
 
 def main() -> None:
@@ -96,7 +132,7 @@ def main() -> None:
     with data_folder(options.data) as folder:
         arguments = {"rows": str(rows_folder(folder, options.rows)), "folder": str(folder)}
         arguments["bytes"] = once("encode", "ours", arguments)["bytes"]  # and everything is in the page cache
-        candidates = ["loop", "write", *(f"ours-{n}".removesuffix("-1") for n in ours.ENCODES)]
+        candidates = ["loop", "bare", "write", *(f"ours-{n}".removesuffix("-1") for n in ours.ENCODES)]
         samples = rounds("encode", candidates, arguments, options.rounds)
     print(json.dumps({"rows": options.rows, "samples": samples}))
 

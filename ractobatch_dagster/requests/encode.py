@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -127,16 +128,14 @@ class Encoder(msgspec.Struct, frozen=True):
         shared, sha256 = self.shared, hashlib.sha256
         return [sha256(shared + one).digest()[:16] for one in escaped]
 
-    def lines(self, rows: Iterable[int], escaped: Iterable[bytes]) -> bytes:
+    def lines(self, rows: Sequence[int], escaped: Sequence[bytes]) -> bytes:
         """The lines of many rows at once, as `line` with the `custom_id` of each."""
-        head, middle, tail = self.head, self.middle, self.tail
-        return b"".join(
-            [
-                piece
-                for row, one in zip(rows, escaped, strict=True)
-                for piece in (head, _CUSTOM_ID % row, middle, one, tail)
-            ]
-        )
+        if not rows:
+            return b""
+        ids = [_CUSTOM_ID % row for row in rows]
+        between = chain([self.head], repeat(self.tail + self.head))
+        pieces = zip(between, ids, repeat(self.middle), escaped)
+        return b"".join([*chain.from_iterable(pieces), self.tail])
 
     def line(self, id_: bytes, escaped: bytes) -> bytes:
         """The line of a request, its line feed included; the `custom_id` holds nothing that needs an escape."""
@@ -251,14 +250,15 @@ def escape_all(texts: Sequence[str]) -> list[bytes]:
         escaped = list(map(_encode, texts))
     except UnicodeEncodeError as error:
         raise _half_a_character(error) from error
-    if _has_breaks("".join(texts)):
-        return [_unbroken(one) if _has_breaks(text) else one for text, one in zip(texts, escaped, strict=True)]
+    for place, text in enumerate(texts):
+        if not text.isascii() and _has_breaks(text):
+            escaped[place] = _unbroken(escaped[place])
     return escaped
 
 
 def _has_breaks(text: str) -> bool:
     # looked for in the text, where one character is found many times faster than its bytes are
-    return not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text)
+    return "\u2028" in text or "\u2029" in text or "\x85" in text
 
 
 _encode = msgspec.json.Encoder().encode
