@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ractobatch_dagster.pair import BatchAsset
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.prompt import RactoPrompt
-    from ractobatch_dagster.resource import Budget, OpenAIBatchResource, TokenPrice
+    from ractobatch_dagster.resource import Budget, Capabilities, OpenAIBatchResource, TokenPrice
     from ractobatch_dagster.reuse import Reuse
     from ractobatch_dagster.sensor import build_batch_sensor
     from ractobatch_dagster.translator import BatchAssetTranslator
@@ -62,6 +62,7 @@ _HOME = {
     "BatchStatus": "models",
     "BatchWaitTimeoutError": "errors",
     "Budget": "resource",
+    "Capabilities": "resource",
     "BudgetError": "errors",
     "ConfigurationError": "errors",
     "CostCheck": "chosen_checks",
@@ -107,6 +108,7 @@ __all__ = [
     "BatchWaitTimeoutError",
     "Budget",
     "BudgetError",
+    "Capabilities",
     "ConfigurationError",
     "CostCheck",
     "DriftCheck",

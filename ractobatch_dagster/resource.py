@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -16,13 +17,13 @@ from ractobatch_dagster.store import Store, StoreClock, deployed
 if TYPE_CHECKING:
     from ractobatch_dagster.processor import OpenAIBatchProcessor
     from ractobatch_dagster.provider.client import Provider
-    from ractobatch_dagster.provider.profile import Kind
+    from ractobatch_dagster.provider.profile import Kind, Profile
     from ractobatch_dagster.requests.cut import Limits
     from ractobatch_dagster.results.cost import Price
     from ractobatch_dagster.submission.alarms import Patience
     from ractobatch_dagster.submission.engine import Engine
 
-__all__ = ["Budget", "OpenAIBatchResource", "TokenPrice"]
+__all__ = ["Budget", "Capabilities", "OpenAIBatchResource", "TokenPrice"]
 
 
 class Budget(dg.Config):
@@ -57,6 +58,63 @@ class TokenPrice(dg.Config):
     )
 
 
+class Capabilities(dg.Config):
+    """What a server can do, where that is not what its kind of provider can; what is left out is as there."""
+
+    max_requests: int | None = Field(default=None, ge=1, description="How many requests one input file takes.")
+    max_bytes: int | None = Field(default=None, ge=1, description="How many bytes one input file takes.")
+    batches_per_hour: int | None = Field(default=None, ge=1, description="How many batches may be created in an hour.")
+    metadata: bool | None = Field(
+        default=None,
+        description="Whether a batch takes metadata. One that only forgets it is no trouble: say it where the server "
+        "refuses it.",
+    )
+    endpoints: list[str] | None = Field(
+        default=None, description="The endpoints that batches take, such as `/v1/chat/completions`; others are refused."
+    )
+    completion_windows: list[str] | None = Field(
+        default=None, description="The completion windows that it takes, such as `24h`; others are refused."
+    )
+    statuses: dict[str, str] = Field(
+        default_factory=dict,
+        description="The server's own words for statuses, in any case, and which of ours each of them is: `pending`, "
+        "`in_progress`, `finalizing`, `completed`, `failed`, `expired`, `cancelling` or `cancelled`. A word that "
+        "nobody knows means that the batch goes on.",
+    )
+    list_seconds: float | None = Field(
+        default=None, ge=0, description="For how many seconds its list of batches may not show a new one yet."
+    )
+    dashboard: str | None = Field(default=None, description="The address at which a person sees batches.")
+
+    @field_validator("statuses")
+    @classmethod
+    def _known(cls, statuses: dict[str, str]) -> dict[str, str]:
+        from ractobatch_dagster.models import BatchStatus
+
+        for word, status in statuses.items():
+            if status not in list(BatchStatus):
+                raise ValueError(f"{word!r} is {status!r}, which is none of {', '.join(BatchStatus)}")
+        return {word.strip().lower(): status for word, status in statuses.items()}
+
+    def of(self, profile: Profile) -> Profile:
+        """The profile with what is said here in place of its own."""
+        from ractobatch_dagster.models import BatchStatus
+
+        own = profile.endpoints or {}
+        said: dict[str, Any] = {
+            "max_requests": self.max_requests,
+            "max_bytes": self.max_bytes,
+            "batches_per_hour": self.batches_per_hour,
+            "supports_metadata": self.metadata,
+            "endpoints": None if self.endpoints is None else {one: own.get(one, one) for one in self.endpoints},
+            "windows": None if self.completion_windows is None else tuple(self.completion_windows),
+            "statuses": {word: BatchStatus(status) for word, status in self.statuses.items()} or None,
+            "list_lag": self.list_seconds,
+            "dashboard": self.dashboard,
+        }
+        return replace(profile, **{name: value for name, value in said.items() if value is not None})
+
+
 class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only inside Dagster
     """One account at a Batch API and one store for what is submitted and answered.
 
@@ -83,6 +141,9 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         description="What kind of server it is: `openai`, `azure`, `compatible`, `anthropic` or `local`; told from the "
         "address where left out. `local` starts the package's own batch server below the root when it is needed: no "
         "key, no cost, and answers by rules instead of a model.",
+    )
+    capabilities: Capabilities | None = Field(
+        default=None, description="What a compatible server can do, where that is not what OpenAI's can."
     )
     organization: str | None = Field(default=None, description="OpenAI organisation.")
     project: str | None = Field(default=None, description="OpenAI project; batches and files belong to one.")
@@ -195,8 +256,9 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
 
     def _made(self, base_url: str | None, api_key: str | Callable[[], str] | None) -> Provider:
         from ractobatch_dagster.provider.account import Account
-        from ractobatch_dagster.provider.connecting import connect
+        from ractobatch_dagster.provider.connecting import connect, profile_of
 
+        kind = self._kind()
         account = Account(
             api_key=api_key,
             base_url=base_url,
@@ -205,7 +267,8 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
             timeout=self.timeout,
             max_retries=self.max_retries,
             default_headers=self.default_headers or None,
-            kind=self._kind(),
+            kind=kind,
+            profile=None if self.capabilities is None else self.capabilities.of(profile_of(kind, base_url)),
         )
         return connect(account, lambda: self.store)
 
@@ -220,7 +283,7 @@ class OpenAIBatchResource(dg.ConfigurableResource):  # type: ignore[type-arg]  #
         """A batch processor on this account, for one batch at a time inside an asset or op of your own."""
         from ractobatch_dagster.processor import OpenAIBatchProcessor
 
-        if self.get_provider().profile.endpoints is not None:
+        if self.get_provider().profile.kind == "anthropic":
             raise ConfigurationError(
                 f"The processor speaks to OpenAI's API, and this is {self.get_provider().identity}."
             )

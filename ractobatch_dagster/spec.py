@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
+from ractobatch_dagster.errors import ConfigurationError
 from ractobatch_dagster.requests.body import RequestTemplate
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.requests.overrides import Overrides
@@ -135,6 +136,11 @@ class BatchSpec:
         from ractobatch_dagster.submission.opening import Terms
 
         provider = provider or resource.get_provider()
+        windows = provider.profile.windows
+        if windows is not None and self.completion_window not in windows:
+            raise ConfigurationError(
+                f"completion_window={self.completion_window!r}: {provider.identity} takes {', '.join(windows)}."
+            )
         return Terms(
             provider=provider.identity,
             template=self.template.at(provider.profile),

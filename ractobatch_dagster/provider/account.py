@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ractobatch_dagster.errors import ConfigurationError
-from ractobatch_dagster.provider.profile import PROFILES, Kind
+from ractobatch_dagster.provider.profile import PROFILES, Kind, Profile
 
 __all__ = ["Account", "without_password"]
 
@@ -30,6 +30,7 @@ class Account:
         max_retries: How often a call that may be repeated is, after the first time. A download is at least three times.
         default_headers: Sent with every call, and not shown.
         kind: What kind of provider it is; told from the address where left out.
+        profile: What it can do, where that is not what its kind can.
         patience: Seconds that the pauses between the tries of one call may take in all.
     """
 
@@ -41,6 +42,7 @@ class Account:
     max_retries: int | None = None
     default_headers: Mapping[str, str] | None = None
     kind: Kind | None = None
+    profile: Profile | None = None
     patience: float = 120.0
 
     def __repr__(self) -> str:

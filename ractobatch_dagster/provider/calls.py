@@ -75,14 +75,17 @@ class Calls:
 
     @cached_property
     def profile(self) -> Profile:
-        """What kind of provider it is."""
-        return PROFILES[self._account.kind or kind_of(str(self.client.base_url))]
+        """What kind of provider it is, and what it can do."""
+        return self._account.profile or PROFILES[self._account.kind or kind_of(str(self.client.base_url))]
 
     @cached_property
     def identity(self) -> str:
         """Who answers, for the request hash: kind and address, never the key. The local server is one on any port."""
         address = without_password(str(self.client.base_url)).rstrip("/")
         return "local" if self.profile.kind == "local" else f"{self.profile.kind} {address}"
+
+    def _read(self, batch: Any) -> RemoteBatch:
+        return read_batch(batch, self._hide, self.profile.statuses)
 
     def _uploading(self, source: IO[bytes], name: str) -> Steps[UploadedFile]:
         size = source.seek(0, io.SEEK_END)
@@ -133,7 +136,7 @@ class Calls:
                 batch = yield from self._once(
                     "creating the batch", lambda client: client.batches.create(**arguments), creating=True
                 )
-                return read_batch(batch, self._hide)
+                return self._read(batch)
             except ProviderError as error:
                 if pause is None or waited + pause > self._account.patience or not misses_file(error):
                     raise
@@ -144,7 +147,7 @@ class Calls:
 
     def _retrieving(self, batch_id: str) -> Steps[RemoteBatch]:
         doing = f"looking at batch {batch_id}"
-        return read_batch((yield from self._once(doing, lambda client: client.batches.retrieve(batch_id))), self._hide)
+        return self._read((yield from self._once(doing, lambda client: client.batches.retrieve(batch_id))))
 
     def _cancelling(self, batch_id: str) -> Steps[RemoteBatch]:
         doing = f"cancelling batch {batch_id}"
@@ -154,7 +157,7 @@ class Calls:
             if error.status_code not in (400, 409):
                 raise
         else:
-            return read_batch(batch, self._hide)
+            return self._read(batch)
         return (yield from self._retrieving(batch_id))
 
     def _asking(self, endpoint: str, body: Mapping[str, Any]) -> Steps[dict[str, Any]]:
@@ -167,7 +170,7 @@ class Calls:
     def _listing(self, after: str | None) -> Steps[Page]:
         start = {"after": after} if after else {}
         page = yield from self._once("listing batches", lambda client: client.batches.list(limit=100, **start))
-        batches = tuple(read_batch(one, self._hide) for one in page.data or ())
+        batches = tuple(self._read(one) for one in page.data or ())
         # a server that does not say whether there is more is asked until nothing comes
         more = bool(batches) and getattr(page, "has_more", None) is not False and batches[-1].id != after
         return Page(batches, batches[-1].id if more else None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
+
+from ractobatch_dagster.models import BatchStatus
 
 __all__ = ["PROFILES", "Kind", "Profile", "kind_of"]
 
@@ -26,6 +28,8 @@ class Profile:
         sends_to_create: Whether creating a batch sends its requests, as there are no input files.
         dashboard: Where a person sees batches, if anywhere.
         endpoints: What takes the place of the endpoints that it does not have; `None` where it has them by their names.
+        windows: The completion windows that it takes; `None` takes any, and the server says what it does not like.
+        statuses: Its own words for statuses, in small letters, where they are none of the usual ones.
         environ: How the names of the environment variables begin that say the key and the address.
     """
 
@@ -38,6 +42,8 @@ class Profile:
     sends_to_create: bool = False
     dashboard: str | None = None
     endpoints: Mapping[str, str] | None = None
+    windows: tuple[str, ...] | None = None
+    statuses: Mapping[str, BatchStatus] = field(default_factory=dict)
     environ: str = "OPENAI"
 
 

@@ -118,17 +118,25 @@ _STATUSES = {
 }
 
 
-def read_status(word: object) -> BatchStatus:
-    """The provider's word for a status, in any case and spelling. An unknown word means that it goes on."""
-    return _STATUSES.get(str(word).strip().lower(), BatchStatus.IN_PROGRESS)
+def read_status(word: object, own: Mapping[str, BatchStatus] | None = None) -> BatchStatus:
+    """The provider's word for a status, in any case and spelling. An unknown word means that it goes on.
+
+    Args:
+        word: The word.
+        own: What the provider's own words mean, in small letters.
+    """
+    return {**_STATUSES, **(own or {})}.get(str(word).strip().lower(), BatchStatus.IN_PROGRESS)
 
 
-def read_batch(batch: Any, hide: Callable[[str], str] = redacted) -> RemoteBatch:
+def read_batch(
+    batch: Any, hide: Callable[[str], str] = redacted, statuses: Mapping[str, BatchStatus] | None = None
+) -> RemoteBatch:
     """A batch as the `openai` client returns it; its fields are not validated there, and any may be missing.
 
     Args:
         batch: What the client returned.
         hide: Takes secrets out of what is told of it.
+        statuses: What the provider's own words for statuses mean, in small letters.
 
     Raises:
         ProviderAPIError: It is no batch at all, but for example a web page.
@@ -140,7 +148,7 @@ def read_batch(batch: Any, hide: Callable[[str], str] = redacted) -> RemoteBatch
     metadata = getattr(batch, "metadata", None)
     return RemoteBatch(
         id=str(batch.id),
-        status=read_status(getattr(batch, "status", None)),
+        status=read_status(getattr(batch, "status", None), statuses),
         created_at=_seconds(getattr(batch, "created_at", None)),
         input_file_id=getattr(batch, "input_file_id", None) or None,
         output_file_id=getattr(batch, "output_file_id", None) or None,  # "" on Azure and at times on OpenAI
