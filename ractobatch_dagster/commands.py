@@ -88,7 +88,8 @@ _RECONCILE = """Finds batches that carry our key and that no submission knows, w
 that the provider no longer has. Ends with 1 if there are any."""
 
 _GC = """In the store: submissions that were superseded or never opened. At the provider: the files of submissions
-that have landed, whose answers are in the store. Nothing that is open or that a table stands for is touched."""
+that have landed, whose answers are in the store. Nothing that is open or that a table stands for is touched. Of the
+ledgers of budgets and queues the last hundred versions stay."""
 
 _PREVIEW = """Calls its function with the frames given, sends a few of the rows to the endpoint that answers at once, at
 its full price, and shows the answers and what all rows would cost at the batch rate. Nothing is stored."""

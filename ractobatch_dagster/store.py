@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ def partition_name(key: str | None) -> str:
     if not key.strip("."):  # `.` and `..` are names of folders
         return key.replace(".", "%2E") or "%empty"
     return quote(key, safe=" -_.~=,:@+")
+
+
+_AT_ONCE = 1_000
+"""So many objects are deleted with one call; S3 takes no more."""
 
 
 def table_name(asset_key: str) -> str:
@@ -201,6 +205,19 @@ class Store:
                 return
             for some in obstore.list(self._store, prefix):
                 obstore.delete(self._store, [item["path"] for item in some])
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Delete these objects, in any order; one that is not there is none the less gone."""
+        import obstore
+
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            with self._doing("delete", some[0]):
+                if self.local_path is not None:
+                    for path in some:
+                        (self.local_path / path).unlink(missing_ok=True)
+                else:
+                    obstore.delete(self._store, list(some))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object if nothing is there yet, in one atomic step; `False` if something was.

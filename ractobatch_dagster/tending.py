@@ -6,6 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -15,10 +16,12 @@ from ractobatch_dagster.operating import standing
 from ractobatch_dagster.provider.client import Provider
 from ractobatch_dagster.provider.remote import RemoteBatch
 from ractobatch_dagster.store import Store, StoreClock
+from ractobatch_dagster.submission.budget import budget_log
 from ractobatch_dagster.submission.heartbeat import heartbeats
+from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.looking import pages_of
 from ractobatch_dagster.submission.plan import KEY
-from ractobatch_dagster.submission.quota import queue_lines
+from ractobatch_dagster.submission.quota import queue_lines, quota_logs
 from ractobatch_dagster.submission.state import BatchState
 
 __all__ = ["Finding", "doctor", "gc", "reconcile"]
@@ -163,6 +166,7 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
     In the store, submissions of at least a day that were superseded, or never opened. At the provider, the files of
     submissions that have landed: the answers are in the store, as they came. Nothing that is open goes, nothing that a
     table stands for, and nothing at all where an open submission cannot be read, which may need the others' answers.
+    Of the ledgers of budgets and queues, whatever their age, all versions but the last hundred.
 
     Args:
         store: The root.
@@ -193,6 +197,19 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
             files = [(batch.number, name, file_id) for batch in one.state.batches for name, file_id in _files(batch)]
             if files:
                 yield _files_deleted(provider, one, files, really, verb)
+    yield from _ledgers(store, really, verb)
+
+
+def _ledgers(store: Store, really: bool, verb: str) -> Iterator[Finding]:
+    """What budgets and queues were written down as, long ago."""
+    logs: list[Log[Any]] = [budget_log(store), *quota_logs(store)]
+    for log in logs:
+        outdated = log.outdated()
+        if outdated:
+            if really:
+                log.prune()
+            where = store.uri(outdated[0].rpartition("/")[0])
+            yield Finding("ledger", True, f"{verb} {len(outdated):,} old versions in {where}")
 
 
 def _needed(found: Collection[Listed]) -> set[str]:

@@ -15,9 +15,12 @@ import pytest
 
 from ractobatch_dagster import cli
 from ractobatch_dagster.local import LocalServer
-from ractobatch_dagster.store import Store
+from ractobatch_dagster.store import Store, table_name
+from ractobatch_dagster.submission.budget import Ledger, budget_log
 from ractobatch_dagster.submission.files import TableFiles
+from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.plan import KEY
+from ractobatch_dagster.submission.quota import Counted
 from ractobatch_dagster.tending import gc
 from tests.project import Project
 from tests.test_assets import ASSETS
@@ -294,3 +297,22 @@ def test_a_module_of_the_current_folder_is_found(batch_server: LocalServer, tmp_
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 rows to ask" in done.stdout
+
+
+def test_ledgers_are_pruned(project: Project, ractobatch: Any) -> None:
+    """Of what budgets and queues were written down as, the last hundred versions stay."""
+    project.run("texts", "labels_submission")
+    project.land()
+    store = Store(project.resource.root)
+    queue = f"quota/{table_name('openai https://api.openai.com/v1')}/log"
+    logs: list[Log[Any]] = [budget_log(store), Log(store, queue, Counted, prunable=True)]
+    for log, state in zip(logs, (Ledger(), Counted()), strict=True):
+        version = None
+        for _ in range(130):
+            version = log.commit(version, state)
+    now = project.submissions("labels")[-1].created_at
+    said = [one.text for one in gc(store, None, days=30, really=False, now=now)]
+    assert [text.startswith("would delete 30 old versions in ") for text in said] == [True, True]
+    assert ractobatch("gc", "--yes")[1].count("deleted 30 old versions") == 2
+    assert [len(log.outdated()) for log in logs] == [0, 0]
+    assert list(gc(store, None, days=30, really=True, now=now)) == []

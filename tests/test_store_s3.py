@@ -162,6 +162,18 @@ def test_a_log_may_be_longer_than_a_page_of_the_listing(store: Store, log: Log[C
     assert (newest.number, newest.state) == (1_002, Count(7))
 
 
+def test_a_log_on_s3_is_pruned(store: Store) -> None:
+    """All but the newest hundred versions go with one call, and the log goes on."""
+    log = Log(store, "pruned", Count, prunable=True)
+    version = None
+    for number in range(104):
+        version = log.commit(version, Count(number))
+    assert log.prune() == 4
+    assert log.commit(None, Count(-1)) is None
+    assert log.load() == version
+    store.remove(["pruned/nothing-of-the-kind"])
+
+
 def test_an_s3_that_is_away_is_an_error_within_seconds(store: Store, log: Log[Count], proxy: Proxy) -> None:
     """What cannot be reached is never "not there"; the error says what could not be done, and where."""
     first = log.commit(None, Count(1))

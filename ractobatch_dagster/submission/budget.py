@@ -19,7 +19,7 @@ from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["PERIODS", "Limit", "Purse", "Stop", "committed", "may_cost"]
+__all__ = ["PERIODS", "Limit", "Purse", "Stop", "budget_log", "committed", "may_cost"]
 
 Period = Literal["submission", "day", "week", "month", "total"]
 PERIODS: tuple[Period, ...] = ("submission", "day", "week", "month", "total")
@@ -56,6 +56,11 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """All entries, by submission; under an asset's name in brackets what its old ones come to."""
 
     entries: dict[str, Entry] = {}
+
+
+def budget_log(store: Store) -> Log[Ledger]:
+    """The ledger's log, which a root has one of."""
+    return Log(store, "budget/log", Ledger, prunable=True)
 
 
 class Stop(NamedTuple):
@@ -114,7 +119,7 @@ class Purse:
     """
 
     def __init__(self, store: Store, limits: Sequence[Limit], now: Callable[[], float]) -> None:
-        self._log = Log(store, "budget/log", Ledger)
+        self._log = budget_log(store)
         self._limits, self._now = limits, now
         self._store = store
         self._kept: bool | None = None

@@ -25,7 +25,11 @@ __all__ = ["FORMAT", "Log", "Version", "newest"]
 FORMAT = 1
 """The format written today. A reader refuses what is newer than itself instead of guessing."""
 
+KEPT = 100
+"""So many versions stay when a log is pruned."""
+
 _NAME = re.compile(r"^(\d{8})\.json\.gz$")
+_GONE = re.compile(r"^gone-before-(\d{8})$")
 _MAX_LOSSES = 1_000
 
 State = TypeVar("State", bound=msgspec.Struct)
@@ -47,15 +51,33 @@ class Version(Generic[State]):
 
 def newest(names: Iterable[str]) -> int | None:
     """The number of the newest version among the names of a log's objects."""
-    return max((int(match[1]) for name in names if (match := _NAME.match(name))), default=None)
+    return max((number for name in names if (number := _number(name)) is not None), default=None)
+
+
+def _number(name: str) -> int | None:
+    match = _NAME.match(name)
+    return int(match[1]) if match else None
+
+
+def _gone_before(names: Iterable[str]) -> int:
+    """The first number that was not pruned."""
+    return max((int(match[1]) for name in names if (match := _GONE.match(name))), default=0)
 
 
 class Log(Generic[State]):
-    """The log under one prefix of a store, of states of one type."""
+    """The log under one prefix of a store, of states of one type.
 
-    def __init__(self, store: Store, prefix: str, kind: type[State]) -> None:
+    Args:
+        store: The store.
+        prefix: Where in it.
+        kind: The type of the states.
+        prunable: Whether old versions may be deleted; then each commit looks once more, at the names.
+    """
+
+    def __init__(self, store: Store, prefix: str, kind: type[State], *, prunable: bool = False) -> None:
         self._store = store
         self._prefix = prefix
+        self._prunable = prunable
         self._decoder = msgspec.json.Decoder(kind)
         # a tick reads thousands of logs: on local disk that is ten times as fast without a detour
         self._local = store.local_path and store.local_path / prefix
@@ -90,7 +112,31 @@ class Log(Generic[State]):
             there = self._read(number)
             if there is None or there.nonce != nonce:
                 return None
+        if self._prunable and number < _gone_before(self._names()):
+            return None  # its place was free because others are so far ahead that it was pruned
         return Version(number, state)
+
+    def outdated(self) -> list[str]:
+        """The paths of all versions but the newest `KEPT`."""
+        names = self._names()
+        bound = (newest(names) or 0) + 1 - KEPT
+        return [self._path(number) for name in names if (number := _number(name)) is not None and number < bound]
+
+    def prune(self) -> int:
+        """Delete what is outdated; how many versions that was.
+
+        That they are gone is written down first: whoever has slept since it read one of them finds its successor's
+        place free, and must not take it for its own.
+        """
+        if not self._prunable:
+            raise ValueError(f"{self._prefix} is not to be pruned")
+        outdated, before = self.outdated(), self._names()
+        if outdated:
+            bound = max(number for path in outdated if (number := _number(path.rpartition("/")[2])) is not None) + 1
+            self._store.write(f"{self._prefix}/gone-before-{bound:08d}", b"")
+            lower = [name for name in before if (match := _GONE.match(name)) and int(match[1]) < bound]
+            self._store.remove([*outdated, *(f"{self._prefix}/{name}" for name in lower)])
+        return len(outdated)
 
     def update(self, change: Callable[[State | None], State | None]) -> State | None:
         """Load, change, commit, and start over for as long as other writers win.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import unquote
 
 import msgspec
 
@@ -22,7 +23,7 @@ from ractobatch_dagster.submission.files import SubmissionFiles, open_states
 from ractobatch_dagster.submission.log import Log
 from ractobatch_dagster.submission.state import BatchState, SubmissionState
 
-__all__ = ["Counted", "Quota", "counted", "queue_limits", "queue_lines"]
+__all__ = ["Counted", "Quota", "counted", "queue_limits", "queue_lines", "quota_logs"]
 
 _HOUR = 3_600
 
@@ -113,8 +114,13 @@ def queue_lines(store: Store, provider: str, now: float) -> list[str]:
     return said
 
 
+def quota_logs(store: Store) -> list[Log[Counted]]:
+    """The ledgers' logs, one for each provider."""
+    return [_log(store, unquote(name)) for name in store.folders("quota")]
+
+
 def _log(store: Store, provider: str) -> Log[Counted]:
-    return Log(store, f"quota/{table_name(provider)}/log", Counted)
+    return Log(store, f"quota/{table_name(provider)}/log", Counted, prunable=True)
 
 
 class Quota:

@@ -114,6 +114,51 @@ def test_our_own_commit_whose_reply_was_lost_is_recognised(
     assert log.commit(None, Count(1)) is not None
 
 
+def grown(log: Log[Count], versions: int) -> Version[Count]:
+    """The log's newest version, after so many more commits."""
+    version = log.load()
+    for _ in range(versions):
+        version = log.commit(version, Count(version.state.value + 1 if version else 0))
+    assert version is not None
+    return version
+
+
+def test_old_versions_are_pruned(store: Store) -> None:
+    """The newest hundred stay, the state is the same, and the log goes on."""
+    log = Log(store, "log", Count, prunable=True)
+    last = grown(log, 150)
+    assert len(log.outdated()) == 50
+    assert (log.prune(), log.prune(), log.outdated()) == (50, 0, [])
+    assert store.names("log")[:1] == ["00000050.json.gz"]
+    assert log.load() == last
+    assert log.update(lambda state: Count(state.value + 1 if state else 0)) == Count(last.state.value + 1)
+    assert log.prune() == 1
+
+
+@pytest.mark.parametrize("read", [None, 0, 1, 48, 49])
+def test_who_has_slept_since_before_a_pruning_does_not_win(store: Store, read: int | None) -> None:
+    """The place behind what it read is free again, and its commit there is none: it starts over from the truth."""
+    log = Log(store, "log", Count, prunable=True)
+    grown(log, 1)
+    slept = None if read is None else Version(read, Count(read))
+    last = grown(log, 149)
+    log.prune()
+    assert log.commit(slept, Count(-1)) is None
+    assert log.load() == last
+    grown(log, 20)
+    assert log.prune() > 0  # what it left behind goes, too
+    assert log.commit(slept, Count(-1)) is None
+    assert [name for name in store.names("log") if name.startswith("gone")] == ["gone-before-00000070"]
+
+
+def test_what_is_not_made_for_it_is_not_pruned(store: Store, log: Log[Count]) -> None:
+    """A submission's log is read by its numbers."""
+    grown(log, 150)
+    with pytest.raises(ValueError, match="not to be pruned"):
+        log.prune()
+    assert len(store.names("log")) == 150
+
+
 @pytest.mark.parametrize(
     "data",
     [
