@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ractobatch_dagster.models import ROW_STATUSES
-from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.requests.frame import PROMPT
 from ractobatch_dagster.results.cost import prompts_cost
 from ractobatch_dagster.results.table import cell
 from ractobatch_dagster.spec import SUBMISSION, BatchSpec
+from ractobatch_dagster.submission.expecting import prompt_tokens
 from ractobatch_dagster.submission.plan import progress
 from ractobatch_dagster.submission.state import PartitionRows, SubmissionState
 
@@ -76,9 +76,9 @@ def submission_metadata(
     share = state.partition(key)
     created = [batch for batch in state.batches if batch.batch_id]
     size = sum(batch.size for batch in state.batches)
-    costs = [
-        prompts_cost(batch.model or state.model, batch.size // BYTES_PER_TOKEN, state.prices) for batch in state.batches
-    ]
+    tokens = [prompt_tokens(state, batch) for batch in state.batches]
+    pairs = zip(state.batches, tokens, strict=True)
+    costs = [prompts_cost(batch.model or state.model, count, state.prices) for batch, count in pairs]
     cost = None if None in costs else sum(cost or 0.0 for cost in costs)
     return {
         SUBMISSION: state.id,
@@ -90,7 +90,7 @@ def submission_metadata(
         "batches_created": len(created),
         "batches_waiting": now.waiting,
         "megabytes": round(size / 1e6, 3),
-        "prompt_tokens_estimated": size // BYTES_PER_TOKEN,
+        "prompt_tokens_estimated": sum(tokens),
         **({} if cost is None else {"prompt_cost_usd_estimated": round(cost, 6)}),
         **_expected(state, share),
         "model": state.asks,

@@ -208,7 +208,10 @@ def test_the_cost_against_its_estimate(batch_server: LocalServer, tmp_path: Path
     second = landed(*TEXTS, *(f"{text} again" for text in TEXTS))
     assert second.passed
     assert 0.5 < float(second.metadata["times"].value) < 1.5  # type: ignore[arg-type]
-    assert project.metadata("labels_submission")["cost_usd_estimated"] > 0
+    told, new = project.metadata("labels_submission"), project.load("labels")
+    assert told["cost_usd_estimated"] > 0
+    billed = new.loc[~new["llm_reused"], "llm_prompt_tokens"].sum()
+    assert told["prompt_tokens_estimated"] == pytest.approx(billed, rel=0.1)  # as the first ones were billed
 
 
 def test_given_prices_go_before_the_list(batch_server: LocalServer, tmp_path: Path) -> None:

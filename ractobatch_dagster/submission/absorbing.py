@@ -9,7 +9,7 @@ from pathlib import Path
 from ractobatch_dagster.errors import ProviderError
 from ractobatch_dagster.requests.cut import Limits
 from ractobatch_dagster.submission.asking import Asking
-from ractobatch_dagster.submission.expecting import expected_usd, last_landed
+from ractobatch_dagster.submission.expecting import expected, last_landed
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import read_encoder
 from ractobatch_dagster.submission.plan import Settle
@@ -71,7 +71,7 @@ def _planned(
     table = TableFiles(files.store, state.asset)
     version = table.log.load()
     past = last_landed(table, version.state if version is not None else None, state.partitions)
-    expected = expected_usd(planned, state.model, past, state.prices)
+    likely = expected(planned, state.model, past, state.prices)
     log(f"{known.answers:,} answers were paid for already and are taken over")
 
     def start(newest: SubmissionState) -> dict[str, object]:
@@ -81,7 +81,8 @@ def _planned(
             "batches": planned,
             "partitions": tuple(asking.counted(newest.partitions)),
             "reused": known.created,
-            "expected_usd": expected,
+            "expected_usd": likely.usd,
+            "tokens_per_byte": likely.tokens_per_byte,
             "requests": sum(batch.requests for batch in planned),
             "predecessors": (),
             "predecessors_ended": False,

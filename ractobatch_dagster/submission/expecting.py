@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.results.cost import Prices, answers_cost, prompts_cost
 from ractobatch_dagster.submission.files import TableFiles
 from ractobatch_dagster.submission.state import BatchState, PartitionRows, SubmissionState, TableState
 
-__all__ = ["expected_usd", "last_landed", "prompt_ratio", "typical_answer"]
+__all__ = ["Expected", "expected", "last_landed", "prompt_ratio", "prompt_tokens", "typical_answer"]
 
 
-def expected_usd(
-    batches: Sequence[BatchState], model: str, past: Iterable[SubmissionState], prices: Prices
-) -> float | None:
-    """US dollars that these batches will cost if prompts and answers are as long as before; `None` if nobody can know.
+class Expected(NamedTuple):
+    """What the table's last answers tell of new batches.
+
+    Attributes:
+        usd: US dollars that they will cost if prompts and answers are as long as before; `None` if nobody can know.
+        tokens_per_byte: Input tokens that were billed for each byte of an input file; `None` if none were yet.
+    """
+
+    usd: float | None = None
+    tokens_per_byte: float | None = None
+
+
+def expected(batches: Sequence[BatchState], model: str, past: Iterable[SubmissionState], prices: Prices) -> Expected:
+    """What these batches will probably come to.
 
     Args:
         batches: What is to be created.
@@ -23,23 +35,23 @@ def expected_usd(
         prices: Those that are given.
     """
     if not batches:
-        return 0.0
+        return Expected(0.0)
     ratio = answer = None
     for state in past:
         ratio, answer = prompt_ratio(state), typical_answer(state)
         if ratio is not None and answer is not None:
             break
     if ratio is None or answer is None:
-        return None
+        return Expected()
     usd = 0.0
     for batch in batches:
         asked = batch.model or model
         prompts = prompts_cost(asked, round(batch.size * ratio), prices)
         parts = (prompts, answers_cost(asked, round(batch.requests * answer), prices))
         if None in parts:
-            return None
+            return Expected(None, ratio)
         usd += sum(part or 0.0 for part in parts)
-    return usd
+    return Expected(usd, ratio)
 
 
 def last_landed(
@@ -72,3 +84,8 @@ def typical_answer(state: SubmissionState) -> float | None:
     told = [batch for batch in state.batches if batch.collected and batch.tokens]
     requests = sum(batch.requests for batch in told)
     return sum(batch.answer_tokens for batch in told) / requests if requests else None
+
+
+def prompt_tokens(state: SubmissionState, batch: BatchState) -> int:
+    """Input tokens of a batch by its bytes: as the last answers were billed, else by a rule that is seldom too low."""
+    return round(batch.size * (state.tokens_per_byte or 1 / BYTES_PER_TOKEN))

@@ -24,7 +24,7 @@ from ractobatch_dagster.requests.rendering import Requests
 from ractobatch_dagster.results.cost import Prices
 from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.submission.asking import Asking
-from ractobatch_dagster.submission.expecting import expected_usd, last_landed
+from ractobatch_dagster.submission.expecting import Expected, expected, last_landed
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import write_encoder
 from ractobatch_dagster.submission.meeting import Meeting, meet, withdraw
@@ -249,7 +249,7 @@ class _Sealing:
         asking.write_copies(dedupe=terms.dedupe)
         batches: tuple[BatchState, ...] = ()
         reused: dict[str, float] = {}
-        expected: float | None = None
+        likely = Expected()
         if not met.replaced:  # no batch is planned before what is replaced has ended
             paid = [files.sibling(source) for source in dict.fromkeys(sources)]
             keys = [share.key for share in fresh]
@@ -257,7 +257,7 @@ class _Sealing:
             batches = asking.plan(known, terms.limits, self.folder)
             reused = known.created
             past = last_landed(table, state, fresh)
-            expected = expected_usd(batches, terms.template.model, past, terms.prices)
+            likely = expected(batches, terms.template.model, past, terms.prices)
             if known.answers:
                 progress(f"{known.answers:,} answers were paid for already and are taken over")
         requests = sum(batch.requests for batch in batches)
@@ -285,7 +285,8 @@ class _Sealing:
             sources=tuple(dict.fromkeys(sources)),
             takes=takes,
             reused=reused,
-            expected_usd=expected,
+            expected_usd=likely.usd,
+            tokens_per_byte=likely.tokens_per_byte,
             prices=dict(terms.prices),
             predecessors=met.replaced,
             run_id=terms.run_id,

@@ -213,6 +213,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         parts: Hashes of what the fingerprint is made of, by name, to tell a person what changed.
         models: The models that its rows ask, where each names its own; `model` is that of those that name none.
         most_tokens: How many output tokens a request may take at most; `None` where that is not limited.
+        tokens_per_byte: Input tokens that the table's last answers were billed for, for each byte of the input files.
         expected_usd: What its first round will probably cost, by what the table's last answers did; `None` if unknown.
         prices: Prices that were given, by model.
         held: What of a budget stops it from creating more batches, if anything does.
@@ -247,6 +248,7 @@ class SubmissionState(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     models: tuple[str, ...] = ()
     most_tokens: int | None = None
     expected_usd: float | None = None
+    tokens_per_byte: float | None = None
     prices: dict[str, Price] = {}
     held: str = ""
     held_for_good: bool = False
