@@ -31,8 +31,8 @@ are errors and 0.5 % refused, cut off or no JSON. Random words compress better t
 
 _BARE = """
 The bare steps are one loop around the libraries that the package rests on, and nothing else (`bare` in `encode.py` and
-`decode.py`); for two processes, half of their wall time, as if two cost nothing. A goal beyond them is out of reach for
-Python with these libraries.
+`decode.py`); for two processes, half of their wall time, as if two cost nothing. A goal far beyond them is out of
+reach for Python with these libraries.
 """
 
 _CLIENTS = {

@@ -125,7 +125,8 @@ def read_status(word: object, own: Mapping[str, BatchStatus] | None = None) -> B
         word: The word.
         own: What the provider's own words mean, in small letters.
     """
-    return {**_STATUSES, **(own or {})}.get(str(word).strip().lower(), BatchStatus.IN_PROGRESS)
+    said = str(word).strip().lower()
+    return (own or {}).get(said) or _STATUSES.get(said, BatchStatus.IN_PROGRESS)
 
 
 def read_batch(

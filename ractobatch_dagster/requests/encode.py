@@ -130,6 +130,8 @@ class Encoder(msgspec.Struct, frozen=True):
 
     def lines(self, rows: Sequence[int], escaped: Sequence[bytes]) -> bytes:
         """The lines of many rows at once, as `line` with the `custom_id` of each."""
+        if len(rows) != len(escaped):
+            raise ValueError(f"{len(rows)} rows and {len(escaped)} prompts")
         if not rows:
             return b""
         ids = [_CUSTOM_ID % row for row in rows]

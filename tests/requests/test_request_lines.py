@@ -171,3 +171,11 @@ def test_what_is_nested_too_deep_is_refused() -> None:
         deep = [deep]
     with pytest.raises(InvalidInputError, match="cannot be written as JSON"):
         encode_line("a", {"value": deep}, endpoint="/v1/x")
+
+
+def test_rows_and_prompts_are_as_many() -> None:
+    """A row without a line would be a row that is never asked."""
+    encoder = Encoder.of("p", RequestTemplate("m", "x"))
+    assert encoder.lines([], []) == b""
+    with pytest.raises(ValueError, match="2 rows and 1 prompts"):
+        encoder.lines([0, 1], [escape("a")])
