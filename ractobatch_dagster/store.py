@@ -54,10 +54,6 @@ def partition_name(key: str | None) -> str:
     return quote(key, safe=" -_.~=,:@+")
 
 
-_AT_ONCE = 1_000
-"""So many objects are deleted with one call; S3 takes no more."""
-
-
 def table_name(asset_key: str) -> str:
     """The asset key (its parts joined by `/`) as one path segment."""
     return quote(asset_key, safe="-_.")
@@ -210,14 +206,12 @@ class Store:
         """Delete these objects, in any order; one that is not there is none the less gone."""
         import obstore
 
-        for start in range(0, len(paths), _AT_ONCE):
-            some = paths[start : start + _AT_ONCE]
-            with self._doing("delete", some[0]):
-                if self.local_path is not None:
-                    for path in some:
-                        (self.local_path / path).unlink(missing_ok=True)
-                else:
-                    obstore.delete(self._store, list(some))
+        with self._doing("delete", paths[0] if paths else ""):
+            if self.local_path is None:
+                obstore.delete(self._store, list(paths))
+                return
+            for path in paths:
+                (self.local_path / path).unlink(missing_ok=True)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object if nothing is there yet, in one atomic step; `False` if something was.

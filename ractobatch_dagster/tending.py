@@ -180,14 +180,16 @@ def gc(store: Store, provider: Provider | None, *, days: float, really: bool, no
     unreadable = [one for one in found if one.standing == "open" and one.state is None]
     for one in unreadable:
         yield Finding("unreadable", False, f"nothing is deleted: {one.problem}")
+    if unreadable:
+        return
     needed = _needed(found)
-    for one in found if not unreadable else ():
+    for one in found:
         created = one.state.created_at if one.state else _stamp(one.id)
-        if created is None or now - created < days * _DAY or one.id in needed:
+        # one that is superseded somebody may be about to open
+        least = max(days, 1) if one.standing == "superseded" else days
+        if created is None or now - created < least * _DAY or one.id in needed:
             continue
         if one.standing == "superseded":
-            if now - created < _DAY:
-                continue  # somebody may be about to open it
             if really:
                 store.delete(one.table.submission(one.id).prefix)
             yield Finding(one.standing, True, f"{verb} {store.uri(one.table.submission(one.id).prefix)}")
@@ -204,12 +206,9 @@ def _ledgers(store: Store, really: bool, verb: str) -> Iterator[Finding]:
     """What budgets and queues were written down as, long ago."""
     logs: list[Log[Any]] = [budget_log(store), *quota_logs(store)]
     for log in logs:
-        outdated = log.outdated()
+        outdated = log.prune() if really else log.outdated()
         if outdated:
-            if really:
-                log.prune()
-            where = store.uri(outdated[0].rpartition("/")[0])
-            yield Finding("ledger", True, f"{verb} {len(outdated):,} old versions in {where}")
+            yield Finding("ledger", True, f"{verb} {outdated:,} old versions in {log.uri}")
 
 
 def _needed(found: Collection[Listed]) -> set[str]:

@@ -199,9 +199,13 @@ def test_what_cannot_be_read_is_told_and_stops_no_list(project: Project, ractoba
     assert status == 1
     assert shown.count("labels  ") == 3
     assert not all(one["well"] for one in findings(ractobatch("doctor", "--json")[1])["unreadable"])
+    ledger, version = budget_log(store), None
+    for _ in range(101):
+        version = ledger.commit(version, Ledger())
     (only,) = gc(store, None, days=30, really=True, now=later)
     assert not only.well
     assert Path(project.resource.root, "submissions", "labels", old.id).is_dir()
+    assert ledger.outdated() == 1
 
 
 def test_what_is_no_longer_needed_is_deleted(project: Project, ractobatch: Any) -> None:
@@ -314,5 +318,5 @@ def test_ledgers_are_pruned(project: Project, ractobatch: Any) -> None:
     said = [one.text for one in gc(store, None, days=30, really=False, now=now)]
     assert [text.startswith("would delete 30 old versions in ") for text in said] == [True, True]
     assert ractobatch("gc", "--yes")[1].count("deleted 30 old versions") == 2
-    assert [len(log.outdated()) for log in logs] == [0, 0]
+    assert [log.outdated() for log in logs] == [0, 0]
     assert list(gc(store, None, days=30, really=True, now=now)) == []

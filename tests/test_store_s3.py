@@ -163,7 +163,7 @@ def test_a_log_may_be_longer_than_a_page_of_the_listing(store: Store, log: Log[C
 
 
 def test_a_log_on_s3_is_pruned(store: Store) -> None:
-    """All but the newest hundred versions go with one call, and the log goes on."""
+    """All but the newest hundred versions go, who has slept does not win, and what is not there may be removed."""
     log = Log(store, "pruned", Count, prunable=True)
     version = None
     for number in range(104):

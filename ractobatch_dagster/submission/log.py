@@ -59,6 +59,13 @@ def _number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def _outdated(names: Iterable[str]) -> tuple[int, list[str]]:
+    """The number of the first version that stays, and the names of those before it."""
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    first = max(numbers.values(), default=0) + 1 - KEPT
+    return first, [name for name, number in numbers.items() if number < first]
+
+
 def _gone_before(names: Iterable[str]) -> int:
     """The first number that was not pruned."""
     return max((int(match[1]) for name in names if (match := _GONE.match(name))), default=0)
@@ -116,11 +123,9 @@ class Log(Generic[State]):
             return None  # its place was free because others are so far ahead that it was pruned
         return Version(number, state)
 
-    def outdated(self) -> list[str]:
-        """The paths of all versions but the newest `KEPT`."""
-        names = self._names()
-        bound = (newest(names) or 0) + 1 - KEPT
-        return [self._path(number) for name in names if (number := _number(name)) is not None and number < bound]
+    def outdated(self) -> int:
+        """How many versions are older than the newest `KEPT`."""
+        return len(_outdated(self._names())[1])
 
     def prune(self) -> int:
         """Delete what is outdated; how many versions that was.
@@ -130,13 +135,18 @@ class Log(Generic[State]):
         """
         if not self._prunable:
             raise ValueError(f"{self._prefix} is not to be pruned")
-        outdated, before = self.outdated(), self._names()
+        names = self._names()
+        first, outdated = _outdated(names)
         if outdated:
-            bound = max(number for path in outdated if (number := _number(path.rpartition("/")[2])) is not None) + 1
-            self._store.write(f"{self._prefix}/gone-before-{bound:08d}", b"")
-            lower = [name for name in before if (match := _GONE.match(name)) and int(match[1]) < bound]
-            self._store.remove([*outdated, *(f"{self._prefix}/{name}" for name in lower)])
+            self._store.write(f"{self._prefix}/gone-before-{first:08d}", b"")
+            marks = [name for name in names if (match := _GONE.match(name)) and int(match[1]) < first]
+            self._store.remove([f"{self._prefix}/{name}" for name in (*outdated, *marks)])
         return len(outdated)
+
+    @property
+    def uri(self) -> str:
+        """Where it is, for a person."""
+        return self._store.uri(self._prefix)
 
     def update(self, change: Callable[[State | None], State | None]) -> State | None:
         """Load, change, commit, and start over for as long as other writers win.
@@ -157,7 +167,7 @@ class Log(Generic[State]):
             if committed is not None:
                 return committed.state
         raise StoreError(
-            f"{_MAX_LOSSES} other writers in a row committed to {self._store.uri(self._prefix)} before we did. "
+            f"{_MAX_LOSSES} other writers in a row committed to {self.uri} before we did. "
             "Nothing was lost; run it again."
         )
 
@@ -176,7 +186,7 @@ class Log(Generic[State]):
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"Could not list {self._store.uri(self._prefix)}: {error}") from error
+            raise StoreError(f"Could not list {self.uri}: {error}") from error
 
     def _bytes(self, number: int) -> bytes | None:
         if self._local is None:
