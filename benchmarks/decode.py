@@ -147,18 +147,22 @@ class _Response(msgspec.Struct, gc=False):
     body: _Body
 
 
-class _Line(msgspec.Struct, gc=False):
+class Line(msgspec.Struct, gc=False):
+    """A line of an output file, no more of it than is wanted."""
+
     custom_id: str
     response: _Response
 
 
-class _Label(msgspec.Struct, gc=False):
+class Fields(msgspec.Struct, gc=False):
+    """What is asked for, as `Label` has it."""
+
     sentiment: str
     side_effects: list[str]
     severity: str
 
 
-_NO_LABEL = _Label("", [], "")
+_NO_FIELDS = Fields("", [], "")
 
 
 def bare(arguments: Mapping[str, Any]) -> Work:
@@ -167,18 +171,18 @@ def bare(arguments: Mapping[str, Any]) -> Work:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    line, label = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Label).decode
+    line, label = msgspec.json.Decoder(Line).decode, msgspec.json.Decoder(Fields).decode
 
     def answer(data: bytes) -> tuple[Any, ...]:
         read = line(data)
         body, number = read.response.body, int(read.custom_id[4:])
         if body.usage is None:
-            return (number, None, None, body.model, read.response.request_id, None, None, None, None, _NO_LABEL)
+            return (number, None, None, body.model, read.response.request_id, None, None, None, None, _NO_FIELDS)
         content, usage = body.choices[0].message.content, body.usage
         try:
-            fields = label(content) if content else _NO_LABEL
+            fields = label(content) if content else _NO_FIELDS
         except msgspec.DecodeError:
-            fields = _NO_LABEL
+            fields = _NO_FIELDS
         return (
             number,
             content,
@@ -198,7 +202,7 @@ def bare(arguments: Mapping[str, Any]) -> Work:
             with path.open("rb") as lines:
                 places, *columns, labels = zip(*map(answer, lines), strict=True)
             made = [pa.array(column) for column in columns]
-            made += [pa.array([getattr(one, name) for one in labels]) for name in _Label.__struct_fields__]
+            made += [pa.array([getattr(one, name) for one in labels]) for name in Fields.__struct_fields__]
             order = np.argsort(np.array(places))
             known = pq.ParquetFile(rows, pre_buffer=False).read(use_threads=False)
             answers = pa.table(made, [f"answer_{number}" for number in range(len(made))]).take(order)

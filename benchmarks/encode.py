@@ -17,6 +17,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from benchmarks import ours
 from benchmarks.data import data_folder, rows_folder
 from benchmarks.measure import Candidate, Work, once, parser, rounds, scratch
@@ -24,8 +26,7 @@ from benchmarks.measure import Candidate, Work, once, parser, rounds, scratch
 _BLOCK = 512
 
 
-def frame_of(arguments: Mapping[str, Any]) -> Any:
-    """The rows as a DataFrame of pandas."""
+def _frame(arguments: Mapping[str, Any]) -> Any:
     import pandas as pd
 
     return pd.read_parquet(arguments["rows"])
@@ -33,7 +34,7 @@ def frame_of(arguments: Mapping[str, Any]) -> Any:
 
 def loop(arguments: Mapping[str, Any]) -> Work:
     """What one writes without a library."""
-    frame, limits = frame_of(arguments), ours.LIMITS
+    frame, limits = _frame(arguments), ours.LIMITS
     body = ours.template().body("")
     system = body["messages"][0]
     rest = {name: value for name, value in body.items() if name != "messages"}
@@ -65,7 +66,7 @@ def loop(arguments: Mapping[str, Any]) -> Work:
 
 def _ours(processes: int) -> Candidate:
     def candidate(arguments: Mapping[str, Any]) -> Work:
-        frame = frame_of(arguments)
+        frame = _frame(arguments)
 
         def work(rows: Any = frame) -> dict[str, int]:
             return ours.write_requests(rows, scratch(arguments["folder"]), processes=processes)
@@ -78,10 +79,9 @@ def _ours(processes: int) -> Candidate:
 
 def bare(arguments: Mapping[str, Any]) -> Work:
     """The package's libraries alone, one loop around them: no checks, no limits, one file."""
-    import msgspec
     import pyarrow as pa
 
-    frame = frame_of(arguments)
+    frame = _frame(arguments)
     line, body = msgspec.json.Encoder().encode, ours.template().body("\x00")
     request = {"custom_id": "row-\x00", "method": "POST", "url": "/v1/chat/completions", "body": body}
     head, middle, tail = line(request).replace(b'"\\u0000"', b"\\u0000").split(b"\\u0000")

@@ -70,17 +70,17 @@ def _files(well: Mapping[str, Any]) -> Iterator[Goal]:
     loop = "encoding against the loop, "
     most = _ratio(encode, "loop", "bare", "cpu")
     yield Goal(f"{loop}one process, CPU", 5, "x", _ratio(encode, "loop", "ours", "cpu"), at_least=True, bare=most)
-    most = _twice(_ratio(encode, "loop", "bare", "wall"))
+    most = _ratio(encode, "loop", "bare", "wall", times=2)
     yield Goal(f"{loop}two processes, wall", 9, "x", _ratio(encode, "loop", "ours-2", "wall"), at_least=True, bare=most)
     limit = "encoding against writing the same bytes, "
     least = _ratio(encode, "bare", "write", "wall")
     yield Goal(f"{limit}one process, wall", 4.5, "x", _ratio(encode, "ours", "write", "wall"), bare=least)
-    half = None if least is None else least / 2
-    yield Goal(f"{limit}two processes, wall", 2, "x", _ratio(encode, "ours-2", "write", "wall"), bare=half)
+    least = _ratio(encode, "bare", "write", "wall", times=0.5)
+    yield Goal(f"{limit}two processes, wall", 2, "x", _ratio(encode, "ours-2", "write", "wall"), bare=least)
     table = "decoding against json and pandas, "
     most = _ratio(decode, "pandas", "bare", "cpu")
     yield Goal(f"{table}one process, CPU", 2.5, "x", _ratio(decode, "pandas", "ours", "cpu"), at_least=True, bare=most)
-    most = _twice(_ratio(decode, "pandas", "bare", "wall"))
+    most = _ratio(decode, "pandas", "bare", "wall", times=2)
     yield Goal(
         f"{table}two processes, wall", 4, "x", _ratio(decode, "pandas", "ours-2", "wall"), at_least=True, bare=most
     )
@@ -163,10 +163,6 @@ def _small(well: Mapping[str, Any]) -> Iterator[Goal]:
     yield Goal("`ractobatch --help`", 250, " ms", spread(shown)["median"] if shown else None)
 
 
-def _ratio(samples: Iterable[Sample], base: str, candidate: str, metric: str) -> float | None:
+def _ratio(samples: Iterable[Sample], base: str, candidate: str, metric: str, times: float = 1.0) -> float | None:
     found = ratios(samples, base, candidate, metric)
-    return None if found is None else found["median"]
-
-
-def _twice(value: float | None) -> float | None:
-    return None if value is None else 2 * value
+    return None if found is None else found["median"] * times

@@ -21,50 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.data import data_folder, rows_folder
-from benchmarks.decode import batches, prepare
+from benchmarks.decode import Fields, Line, batches, prepare
 from benchmarks.measure import parser
 
 _BLOCK = 512
 _BEFORE, _AFTER = b"x" * 1_581, b"y" * 441
 """As long as what stands around `custom_id` and prompt in the other benchmarks' requests."""
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class _Body(msgspec.Struct):
-    model: str
-    choices: list[_Choice]
-    usage: _Usage
-
-
-class _Response(msgspec.Struct):
-    status_code: int
-    request_id: str
-    body: _Body
-
-
-class _Line(msgspec.Struct):
-    custom_id: str
-    response: _Response | None = None
-
-
-class _Label(msgspec.Struct):
-    sentiment: str
-    side_effects: list[str]
-    severity: str
 
 
 def encoding(rows: Path, folder: Path) -> dict[str, Callable[[], object]]:
@@ -93,7 +55,7 @@ def encoding(rows: Path, folder: Path) -> dict[str, Callable[[], object]]:
 def decoding(answers: Path, folder: Path) -> dict[str, Callable[[], object]]:
     """The steps from the lines of output files to a Parquet file with all columns."""
     found = batches(answers)
-    envelopes, labels = msgspec.json.Decoder(_Line), msgspec.json.Decoder(_Label)
+    envelopes, labels = msgspec.json.Decoder(Line), msgspec.json.Decoder(Fields)
     contents = [one for path, _ in found for line in _read(path) if (one := _content(envelopes, line)) is not None]
 
     def label(text: str) -> object:
@@ -130,12 +92,9 @@ def _read(path: Path) -> Iterator[bytes]:
         yield from lines
 
 
-def _content(decoder: msgspec.json.Decoder[_Line], line: bytes) -> str | None:
-    try:
-        response = decoder.decode(line).response
-    except msgspec.DecodeError:  # an error's body has no choices
-        return None
-    return response.body.choices[0].message.content if response else None
+def _content(decoder: msgspec.json.Decoder[Line], line: bytes) -> str | None:
+    choices = decoder.decode(line).response.body.choices  # an error's body has none
+    return choices[0].message.content if choices else None
 
 
 def _lz4(path: Path) -> bytes:

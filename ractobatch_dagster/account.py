@@ -8,8 +8,8 @@ from functools import cache
 import dagster as dg
 import msgspec
 
-from ractobatch_dagster.requests.cut import BYTES_PER_TOKEN
 from ractobatch_dagster.results.cost import prompts_cost
+from ractobatch_dagster.submission.expecting import prompt_tokens
 from ractobatch_dagster.submission.plan import progress, together
 from ractobatch_dagster.submission.state import SubmissionState
 
@@ -115,7 +115,7 @@ def under_way(states: Collection[SubmissionState]) -> UnderWay:
     now = together([progress(state) for state in states])
     batches = [batch for state in states for batch in state.batches]
     enqueued = [
-        (batch.model or state.model, batch.size // BYTES_PER_TOKEN, state.prices)
+        (batch.model or state.model, prompt_tokens(state, batch), state.prices)
         for state in states
         for batch in state.batches
         if batch.stage == "running"

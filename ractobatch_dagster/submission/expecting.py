@@ -88,4 +88,5 @@ def typical_answer(state: SubmissionState) -> float | None:
 
 def prompt_tokens(state: SubmissionState, batch: BatchState) -> int:
     """Input tokens of a batch by its bytes: as the last answers were billed, else by a rule that is seldom too low."""
-    return round(batch.size * (state.tokens_per_byte or 1 / BYTES_PER_TOKEN))
+    ratio = state.tokens_per_byte
+    return round(batch.size * ratio) if ratio else batch.size // BYTES_PER_TOKEN
