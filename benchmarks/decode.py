@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from benchmarks import ours
+from benchmarks.bare import beside, read_answers
 from benchmarks.data import data_folder, rows_folder, write_answers
 from benchmarks.measure import Candidate, Work, parser, rounds, scratch
 from benchmarks.peers.driving import Label
@@ -115,98 +114,16 @@ def pandas(arguments: Mapping[str, Any]) -> Work:
     return work
 
 
-class _Message(msgspec.Struct, gc=False):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    message: _Message
-    finish_reason: str
-
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_tokens_details: _Details
-    completion_tokens_details: _Details
-
-
-class _Body(msgspec.Struct, gc=False):
-    model: str | None = None
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-
-
-class _Response(msgspec.Struct, gc=False):
-    request_id: str
-    body: _Body
-
-
-class Line(msgspec.Struct, gc=False):
-    """A line of an output file, no more of it than is wanted."""
-
-    custom_id: str
-    response: _Response
-
-
-class Fields(msgspec.Struct, gc=False):
-    """What is asked for, as `Label` has it."""
-
-    sentiment: str
-    side_effects: list[str]
-    severity: str
-
-
-_NO_FIELDS = Fields("", [], "")
-
-
 def bare(arguments: Mapping[str, Any]) -> Work:
     """The package's libraries alone: a batch is held whole, every line must be well, nothing is kept for a crash."""
-    import numpy as np
-    import pyarrow as pa
     import pyarrow.parquet as pq
-
-    line, label = msgspec.json.Decoder(Line).decode, msgspec.json.Decoder(Fields).decode
-
-    def answer(data: bytes) -> tuple[Any, ...]:
-        read = line(data)
-        body, number = read.response.body, int(read.custom_id[4:])
-        if body.usage is None:
-            return (number, None, None, body.model, read.response.request_id, None, None, None, None, _NO_FIELDS)
-        content, usage = body.choices[0].message.content, body.usage
-        try:
-            fields = label(content) if content else _NO_FIELDS
-        except msgspec.DecodeError:
-            fields = _NO_FIELDS
-        return (
-            number,
-            content,
-            body.choices[0].finish_reason,
-            body.model,
-            read.response.request_id,
-            usage.prompt_tokens,
-            usage.prompt_tokens_details.cached_tokens,
-            usage.completion_tokens,
-            usage.completion_tokens_details.reasoning_tokens,
-            fields,
-        )
 
     def work(folder: str = arguments["clean"]) -> dict[str, int]:
         target, count = scratch(arguments["folder"]), 0
         for path, rows in batches(Path(folder)):
             with path.open("rb") as lines:
-                places, *columns, labels = zip(*map(answer, lines), strict=True)
-            made = [pa.array(column) for column in columns]
-            made += [pa.array([getattr(one, name) for one in labels]) for name in Fields.__struct_fields__]
-            order = np.argsort(np.array(places))
-            known = pq.ParquetFile(rows, pre_buffer=False).read(use_threads=False)
-            answers = pa.table(made, [f"answer_{number}" for number in range(len(made))]).take(order)
-            joined = pa.table([*known.columns, *answers.columns], [*known.column_names, *answers.column_names])
+                found = read_answers(lines)
+            joined = beside(pq.ParquetFile(rows, pre_buffer=False).read(use_threads=False), found)
             pq.write_table(joined, target / rows.name, compression="zstd", compression_level=1)
             count += len(joined)
         return {"rows": count, "odd_lines": 0}

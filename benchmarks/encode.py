@@ -17,13 +17,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from benchmarks import ours
+from benchmarks.bare import Lines
 from benchmarks.data import data_folder, rows_folder
 from benchmarks.measure import Candidate, Work, once, parser, rounds, scratch
-
-_BLOCK = 512
 
 
 def _frame(arguments: Mapping[str, Any]) -> Any:
@@ -81,26 +78,16 @@ def bare(arguments: Mapping[str, Any]) -> Work:
     """The package's libraries alone, one loop around them: no checks, no limits, one file."""
     import pyarrow as pa
 
-    frame = _frame(arguments)
-    line, body = msgspec.json.Encoder().encode, ours.template().body("\x00")
-    request = {"custom_id": "row-\x00", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    head, middle, tail = line(request).replace(b'"\\u0000"', b"\\u0000").split(b"\\u0000")
-    shared, sha256 = hashlib.sha256(head + tail).digest(), hashlib.sha256
+    frame, lines = _frame(arguments), Lines(ours.template().body)
+    shared, sha256 = hashlib.sha256(lines.head + lines.tail).digest(), hashlib.sha256
 
     def work(frame: Any = frame) -> dict[str, int]:
-        folder, size, row, hashes = scratch(arguments["folder"]), 0, 0, list[bytes]()
         column = pa.Table.from_pandas(frame[["user_message"]], preserve_index=False).column(0)
-        with (folder / "requests.jsonl").open("wb", buffering=1 << 18) as file:
-            for block in pa.table([column], ["prompt"]).to_batches(_BLOCK):
-                prompts = list(map(line, block.column(0).to_pylist()))
-                hashes += [sha256(shared + prompt).digest()[:16] for prompt in prompts]
-                pieces = [
-                    piece
-                    for row, prompt in enumerate(prompts, row)
-                    for piece in (head, b"%08d" % row, middle, prompt, tail, b"\n")
-                ]
-                size, row = size + file.write(b"".join(pieces)), row + len(prompts)
-        return {"rows": len(hashes), "bytes": size}
+        hashes = list[bytes]()
+        with (scratch(arguments["folder"]) / "requests.jsonl").open("wb", buffering=1 << 18) as file:
+            for escaped in lines.write(column, file):
+                hashes += [sha256(shared + one).digest()[:16] for one in escaped]
+            return {"rows": len(hashes), "bytes": file.tell()}
 
     work(frame.head(1_000))
     return work

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from benchmarks.peers.driving import AIM, ROLE, RULES, Label
+from benchmarks.peers.driving import AIM, ROLE, RULES, Label, Place
 from ractobatch_dagster import RactoPrompt
 from ractobatch_dagster.form import Form
 from ractobatch_dagster.models import BatchStatus
@@ -22,11 +22,12 @@ from ractobatch_dagster.reuse import Reuse
 from ractobatch_dagster.store import Store
 from ractobatch_dagster.submission.assembling import Assembly
 from ractobatch_dagster.submission.collecting import read_answers
-from ractobatch_dagster.submission.engine import Engine
+from ractobatch_dagster.submission.engine import SUBMIT, Engine
 from ractobatch_dagster.submission.files import SubmissionFiles, TableFiles
 from ractobatch_dagster.submission.lines import read_encoder, write_input
 from ractobatch_dagster.submission.opening import Terms, open_submission
 from ractobatch_dagster.submission.parallel import Workers
+from ractobatch_dagster.submission.plan import Poll
 from ractobatch_dagster.submission.state import BatchState, Owner, SubmissionState, TableState
 from ractobatch_dagster.table_file import write_table_file
 
@@ -159,14 +160,19 @@ def provider(base_url: str, api_key: str) -> Provider:
     return Provider(Account(api_key=api_key, base_url=base_url, timeout=600))
 
 
-def whole_client(frame: Any, folder: Path, model: str, client: Provider, pause: float) -> Path:
+def whole_client(frame: Any, place: Place, model: str, client: Provider, pause: float) -> Path:
     """From a frame to a landed table, over HTTP: submit, look now and then, collect, land; where the table is."""
-    files = seal(frame, folder, model=model, provider=client.identity)
+    with place.part("sealed"):
+        files = seal(frame, place.folder, model=model, provider=client.identity)
     engine = Engine(files.store, client, limits=LIMITS)
-    while not engine.advance(files).collected:
-        time.sleep(pause)
-    target = folder / "labels.parquet"
-    _assemble(files, files.state(), target, ("id",))  # as much of the input as the other clients give back
+    with place.part("sent"):
+        engine.advance(files, steps=SUBMIT)
+    with place.part("watched"):
+        while not all(batch.stage == "ended" for batch in engine.advance(files, steps={Poll}).batches):
+            time.sleep(pause)
+    with place.part("landed"):
+        state, target = engine.advance(files), place.folder / "labels.parquet"
+        _assemble(files, state, target, ("id",))  # as much of the input as the other clients give back
     return target
 
 

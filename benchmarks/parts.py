@@ -20,11 +20,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.bare import BLOCK, Fields, Line
 from benchmarks.data import data_folder, rows_folder
-from benchmarks.decode import Fields, Line, batches, prepare
+from benchmarks.decode import batches, prepare
 from benchmarks.measure import parser
 
-_BLOCK = 512
 _BEFORE, _AFTER = b"x" * 1_581, b"y" * 441
 """As long as what stands around `custom_id` and prompt in the other benchmarks' requests."""
 
@@ -33,7 +33,7 @@ def encoding(rows: Path, folder: Path) -> dict[str, Callable[[], object]]:
     """The steps from prompts in Arrow to the lines of a file."""
     files = sorted(rows.glob("*.parquet"))
     column = pq.read_table(files, columns=["user_message"], use_threads=False)["user_message"]
-    blocks = [block["user_message"] for block in pa.table([column], ["user_message"]).to_batches(max_chunksize=_BLOCK)]
+    blocks = [block["user_message"] for block in pa.table([column], ["user_message"]).to_batches(max_chunksize=BLOCK)]
     encode, sha256 = msgspec.json.Encoder().encode, hashlib.sha256
     escaped = [list(map(encode, block.to_pylist())) for block in blocks]
 

@@ -17,8 +17,9 @@ import shutil
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +62,14 @@ class Place:
     base_url: str
     api_key: str
     folder: Path
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the CPU time of what is inside under this name, for those of whom it is told what they spend it on."""
+        before = time.process_time()
+        yield
+        self.parts[name] = self.parts.get(name, 0.0) + time.process_time() - before
 
     def wait_until_idle(self) -> None:
         """Wait until the server has ended every batch, without the peer's code; for peers that do not wait."""
@@ -91,22 +100,22 @@ def drive(run: Run) -> None:
     frame = pd.read_parquet(given.rows)
     os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"] = given.base_url, given.api_key
 
-    def once(rows: pd.DataFrame, name: str) -> Path:
-        folder = Path(given.folder) / name
-        folder.mkdir(parents=True)
-        answers = run(rows, Place(given.base_url, given.api_key, folder))
+    def once(rows: pd.DataFrame, name: str) -> tuple[Path, dict[str, float]]:
+        place = Place(given.base_url, given.api_key, Path(given.folder) / name)
+        place.folder.mkdir(parents=True)
+        answers = run(rows, place)
         if isinstance(answers, Path):
-            return answers
-        landed = folder / "answers.parquet"
+            return answers, place.parts
+        landed = place.folder / "answers.parquet"
         answers.to_parquet(landed)
-        return landed
+        return landed, place.parts
 
     once(frame.head(WARM_ROWS), "warm")
     wall, cpu = time.perf_counter(), _cpu()
-    answers = once(frame, "run")
+    answers, parts = once(frame, "run")
     taken = {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, "peak_mb": _peak()}
     _check(frame, pd.read_parquet(answers))
-    print(json.dumps({"rows": len(frame), **taken}), file=sys.__stdout__)
+    print(json.dumps({"rows": len(frame), **taken, "parts": parts}), file=sys.__stdout__)
     sys.__stdout__.flush()  # type: ignore[union-attr]
     os._exit(0)  # threads that a peer leaves behind are not waited for
 

@@ -171,7 +171,7 @@ class Digest:
             self._hasher.update(_text(array))
         elif pa.types.is_boolean(kind):
             self._add(array.cast(pa.uint8()))
-        elif pa.types.is_primitive(kind) or pa.types.is_decimal(kind):
+        elif any(test(kind) for test in (pa.types.is_primitive, pa.types.is_decimal, pa.types.is_fixed_size_binary)):
             self._hasher.update(_bytes(array))
         else:
             self._hasher.update(repr(array.to_pylist()).encode())

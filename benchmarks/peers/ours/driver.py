@@ -12,7 +12,7 @@ from benchmarks.peers.driving import MODEL, POLL_SECONDS, Place, drive
 
 def run(frame: pd.DataFrame, place: Place) -> Path:
     client = ours.provider(place.base_url, place.api_key)
-    return ours.whole_client(frame, place.folder, MODEL, client, POLL_SECONDS)
+    return ours.whole_client(frame, place, MODEL, client, POLL_SECONDS)
 
 
 drive(run)
