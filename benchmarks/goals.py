@@ -91,12 +91,22 @@ def _clients(well: Mapping[str, Any]) -> Iterator[Goal]:
     for name, size in (("client", "small"), ("client_million", "large")):
         samples = [one for one in well.get(name, {}).get("samples", ()) if "failed" not in one]
         count = f"{well[name]['rows']:,} rows" if name in well else size
-        ours = [one["cpu_us_per_row"] for one in samples if one["candidate"] == "ours"]
-        yield Goal(f"whole client, {count}, CPU per row", 20, " µs", spread(ours)["median"] if ours else None)
-        peers = {one["candidate"] for one in samples} - {"ours"}
-        found = [_ratio(samples, peer, "ours", "cpu_us_per_row") for peer in peers]
-        best = min((one for one in found if one is not None), default=None)
-        yield Goal(f"whole client, {count}, the best peer's CPU against ours", 4, "x", best, at_least=True)
+        taken = {name: [one["cpu_us_per_row"] for one in samples if one["candidate"] == name] for name in _HERE}
+        mine, least = (spread(taken[name])["median"] if taken[name] else None for name in _HERE)
+        yield Goal(f"whole client, {count}, CPU per row", 20, " µs", mine, bare=least)
+        best, most = (_best_peer(samples, name) for name in _HERE)
+        yield Goal(f"whole client, {count}, the best peer's CPU against ours", 4, "x", best, at_least=True, bare=most)
+
+
+_HERE = ("ours", "bare")
+"""What runs here among the clients and is no peer."""
+
+
+def _best_peer(samples: list[Sample], candidate: str) -> float | None:
+    """How many times as much as this one the peer took that took least."""
+    peers = {one["candidate"] for one in samples}.difference(_HERE)
+    found = [_ratio(samples, peer, candidate, "cpu_us_per_row") for peer in peers]
+    return min((one for one in found if one is not None), default=None)
 
 
 def _memory(well: Mapping[str, Any]) -> Iterator[Goal]:

@@ -30,18 +30,29 @@ are errors and 0.5 % refused, cut off or no JSON. Random words compress better t
 """
 
 _BARE = """
-The bare steps are one loop around the libraries that the package rests on, and nothing else (`bare` in `encode.py` and
-`decode.py`); for two processes, half of their wall time, as if two cost nothing. A goal far beyond them is out of
-reach for Python with these libraries.
+The bare steps are one loop around the libraries that the package rests on, and nothing else (`bare.py`, put together in
+`encode.py`, `decode.py` and `peers/bare`); for two processes, half of their wall time, as if two cost nothing. A goal
+beyond them is out of reach for Python with these libraries.
 """
 
 _CLIENTS = {
     "ours": "this package: a store on disk with its log, the engine, the table as Parquet",
+    "bare": "no client, but the steps that none can leave out, with the libraries that ours rests on: each row kept "
+    "with the hash of its request, the rows written as a file, uploaded, waited for, downloaded, read, written as a "
+    "table; nothing is checked, limited, recorded or tried again",
     "ractogateway": "the batches of 50,000 are cut by the driver, as it does not cut by itself",
     "llm_batch_py": "with its catalog on disk and real token counts; one run submits, a second one collects",
     "gpt_batch_api": "with real token counts, without wandb, and with its caps on cost lifted",
     "steadybatch": "with its checkpoint on disk, each answer checked against the schema",
     "curator": "in batch mode, without viewer, telemetry and display",
+}
+
+
+_PARTS = {
+    "sealed": "rows and hashes on the disk, before anything is sent",
+    "sent": "files made and uploaded, batches created",
+    "watched": "asked whether they have ended",
+    "landed": "answers downloaded, read, and written as a table",
 }
 
 
@@ -167,7 +178,20 @@ def _client(result: Mapping[str, Any]) -> str:
         )
     heads = ["client", "rows", "CPU per row", "times ours", "wall, the server's time included", "memory in all", "not"]
     about = "\n".join(f"- **{name}**{_version(name)}: {what}." for name, what in _CLIENTS.items())
-    return f"{result['rows']:,} rows.\n\n" + _table(heads, rows) + f"\n{about}\n"
+    return f"{result['rows']:,} rows.\n\n" + _table(heads, rows) + f"\n{about}\n" + _client_parts(_well(samples))
+
+
+def _client_parts(samples: Iterable[Sample]) -> str:
+    """What the clients that tell it spend their time on."""
+    told = [sample for sample in samples if sample.get("parts")]
+    names = [name for name in _CLIENTS if any(sample["candidate"] == name for sample in told)]
+    rows = []
+    for part, what in _PARTS.items():
+        found = [
+            spread(one["parts"][part] / one["rows"] * 1e6 for one in told if one["candidate"] == name) for name in names
+        ]
+        rows.append([f"{part}: {what}", *(_shown(one, "{:.3g} µs") for one in found)])
+    return f"\nCPU per row of the parts of the work:\n\n{_table(['', *names], rows)}" if rows and names else ""
 
 
 def _version(peer: str) -> str:
