@@ -206,16 +206,23 @@ def _well(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _memory(result: Mapping[str, Any]) -> str:
+    names = {
+        "encode": "encode",
+        "encode-system": "encode, Arrow's memory from the system's allocator",
+        "collect": "collect",
+    }
     rows = []
     for size in result["sizes"]:
-        for name in ("encode", "collect"):
+        for name, what in names.items():
             mine = [sample for sample in size["samples"] if sample["candidate"] == name]
+            if not mine:
+                continue
             shown = (
                 (spread(one["peak_mb"] for one in mine), "{:.0f} MB"),
                 (spread(one["wall"] for one in mine), "{:.3g} s"),
                 (spread(one["cpu"] / size["rows"] * 1e6 for one in mine), "{:.3g} µs"),
             )
-            rows.append([f"{name}, {size['rows']:,} rows", *(_shown(*one) for one in shown)])
+            rows.append([f"{what}, {size['rows']:,} rows", *(_shown(*one) for one in shown)])
     return _table(["", "memory above imports", "wall", "CPU per row"], rows)
 
 
