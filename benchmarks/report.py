@@ -191,7 +191,7 @@ def _client_parts(samples: Iterable[Sample]) -> str:
             spread(one["parts"][part] / one["rows"] * 1e6 for one in told if one["candidate"] == name) for name in names
         ]
         rows.append([f"{part}: {what}", *(_shown(one, "{:.3g} µs") for one in found)])
-    return f"\nCPU per row of the parts of the work:\n\n{_table(['', *names], rows)}" if rows and names else ""
+    return f"\nCPU per row of the parts of the work:\n\n{_table(['', *names], rows)}" if names else ""
 
 
 def _version(peer: str) -> str:
