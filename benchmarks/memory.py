@@ -6,7 +6,7 @@
 complete, as after an upload. `collect` reads the output files of all batches and writes the table. What is told is the
 most memory above what the process held when it had imported everything and done a small piece of the same.
 `encode-system` is `encode` with Arrow's memory from the system's allocator, which gives back at once what is freed:
-Arrow's own keeps some of it, and how much of that is there when it begins is chance.
+Arrow's own keeps some of it, so that what the small piece left there counts as held before.
 """
 
 from __future__ import annotations
