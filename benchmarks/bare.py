@@ -6,6 +6,7 @@ together: what they take is what Python with these libraries allows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -30,11 +31,18 @@ class Lines:
     def __init__(self, body: Callable[[str], object]) -> None:
         request = {"custom_id": "row-\x00", "method": "POST", "url": "/v1/chat/completions", "body": body("\x00")}
         line = _ESCAPE(request).replace(b'"\\u0000"', b"\\u0000")
-        self.head, self._middle, tail = line.split(b"\\u0000")
-        self.tail = tail + b"\n"
+        self._head, self._middle, tail = line.split(b"\\u0000")
+        self._tail = tail + b"\n"
+        self._shared = hashlib.sha256(self._head + self._tail).digest()
 
-    def write(self, prompts: pa.ChunkedArray, target: IO[bytes], first: int = 0) -> Iterator[list[bytes]]:
-        """Write the line of each prompt, and give the prompts, escaped, block by block; the first row is `first`."""
+    def hashes(self, prompts: Iterable[bytes]) -> list[bytes]:
+        """16 bytes for each request."""
+        shared, sha256 = self._shared, hashlib.sha256
+        return [sha256(shared + one).digest()[:16] for one in prompts]
+
+    def write(self, prompts: pa.ChunkedArray, target: IO[bytes]) -> Iterator[list[bytes]]:
+        """Write the line of each prompt, and give the prompts, escaped, block by block."""
+        first = 0
         for block in (part.slice(start, BLOCK) for part in prompts.chunks for start in range(0, len(part), BLOCK)):
             escaped = list(map(_ESCAPE, block.to_pylist()))
             target.write(self._joined(escaped, first))
@@ -42,7 +50,7 @@ class Lines:
             yield escaped
 
     def _joined(self, escaped: Sequence[bytes], first: int) -> bytes:
-        head, middle, tail = self.head, self._middle, self.tail
+        head, middle, tail = self._head, self._middle, self._tail
         return b"".join(
             [piece for row, one in enumerate(escaped, first) for piece in (head, b"%08d" % row, middle, one, tail)]
         )
@@ -105,9 +113,9 @@ def read_answers(lines: Iterable[bytes]) -> pa.Table:
     import pyarrow as pa
 
     places, *columns, labels = zip(*map(_answer, lines), strict=True)
-    made = [pa.array(column) for column in columns]
-    made += [pa.array([getattr(one, name) for one in labels]) for name in Fields.__struct_fields__]
-    return pa.table(made, [f"answer_{number}" for number in range(len(made))]).take(np.argsort(np.array(places)))
+    made = {f"answer_{number}": pa.array(column) for number, column in enumerate(columns)}
+    made |= {name: pa.array([getattr(one, name) for one in labels]) for name in Fields.__struct_fields__}
+    return pa.table(made).take(np.argsort(np.array(places)))
 
 
 def _answer(data: bytes) -> tuple[Any, ...]:

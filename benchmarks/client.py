@@ -23,11 +23,8 @@ from typing import Any
 
 from benchmarks.data import data_folder, rows_folder
 from benchmarks.measure import ROOT, parser
-from benchmarks.peers.install import PEERS, python_of
+from benchmarks.peers.install import HERE, PEERS, python_of
 from benchmarks.server import running
-
-_HERE = ("ours", "bare")
-"""Those that need no environment of their own."""
 
 _FEWEST = 20_000
 _LOOK = 0.5
@@ -87,11 +84,11 @@ def main() -> None:
     """Measure, and print the samples."""
     options = parser(__doc__, rows=20_000)
     options.add_argument("--peers", type=Path, help="where their environments are; left out, none is measured")
-    options.add_argument("--only", nargs="+", choices=(*_HERE, *PEERS), help="some of the clients")
+    options.add_argument("--only", nargs="+", choices=(*HERE, *PEERS), help="some of the clients")
     options.add_argument("--patience", type=float, default=7_200, help="seconds that one run may take")
     options.add_argument("--memory", type=float, default=16.0, help="gigabytes that one run may take")
     given = options.parse_args()
-    pythons = dict.fromkeys(_HERE, sys.executable)
+    pythons = dict.fromkeys(HERE, sys.executable)
     if given.peers is not None:
         pythons |= {peer: str(python) for peer in PEERS if (python := python_of(given.peers, peer))}
     names = [name for name in pythons if given.only is None or name in given.only]
@@ -118,7 +115,7 @@ def main() -> None:
                 while "failed" in samples[-1] and most[name] // 2 >= _FEWEST:
                     most[name] //= 2
                     samples.append(tried(name, round_, most[name]))
-    print(json.dumps({"rows": given.rows, "absent": sorted({*PEERS} - {*pythons}), "samples": samples}))
+    print(json.dumps({"rows": given.rows, "absent": sorted({*HERE, *PEERS} - {*names}), "samples": samples}))
 
 
 if __name__ == "__main__":

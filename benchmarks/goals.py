@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.measure import Sample, ratios, spread
+from benchmarks.peers.install import HERE
 from benchmarks.reuse import reuse_cost
 
 
@@ -91,36 +92,30 @@ def _clients(well: Mapping[str, Any]) -> Iterator[Goal]:
     for name, size in (("client", "small"), ("client_million", "large")):
         samples = [one for one in well.get(name, {}).get("samples", ()) if "failed" not in one]
         count = f"{well[name]['rows']:,} rows" if name in well else size
-        taken = {name: [one["cpu_us_per_row"] for one in samples if one["candidate"] == name] for name in _HERE}
-        mine, least = (spread(taken[name])["median"] if taken[name] else None for name in _HERE)
+        taken = {name: [one["cpu_us_per_row"] for one in samples if one["candidate"] == name] for name in HERE}
+        mine, least = (spread(taken[name])["median"] if taken[name] else None for name in HERE)
         yield Goal(f"whole client, {count}, CPU per row", 20, " µs", mine, bare=least)
-        best, most = (_best_peer(samples, name) for name in _HERE)
+        best, most = (_best_peer(samples, name) for name in HERE)
         yield Goal(f"whole client, {count}, the best peer's CPU against ours", 4, "x", best, at_least=True, bare=most)
-
-
-_HERE = ("ours", "bare")
-"""What runs here among the clients and is no peer."""
 
 
 def _best_peer(samples: list[Sample], candidate: str) -> float | None:
     """How many times as much as this one the peer took that took least."""
-    peers = {one["candidate"] for one in samples}.difference(_HERE)
+    peers = {one["candidate"] for one in samples}.difference(HERE)
     found = [_ratio(samples, peer, candidate, "cpu_us_per_row") for peer in peers]
     return min((one for one in found if one is not None), default=None)
 
 
 def _memory(well: Mapping[str, Any]) -> Iterator[Goal]:
-    sizes = sorted(well.get("memory", {}).get("sizes", ()), key=lambda size: size["rows"])
-
-    def peaks(name: str) -> list[float]:
-        found = [[one["peak_mb"] for one in size["samples"] if one["candidate"] == name] for size in sizes]
-        return [max(one) for one in found if one]
-
-    for name, bound, steady in (("encode", 100, "encode-system"), ("collect", 250, "collect")):
-        yield Goal(f"memory above imports, {name}, the most of all sizes", bound, " MB", max(peaks(name), default=None))
-        least, *_, most = peaks(steady) if len(peaks(steady)) > 1 else (0.0, 0.0)
-        flat = most / least if least else None
-        yield Goal(f"memory above imports, {steady}, the largest size against the smallest", 1.25, "x", flat)
+    sizes = well.get("memory", {}).get("sizes", ())
+    for name, bound in (("encode", 100), ("collect", 250)):
+        peaks = [
+            max(one["peak_mb"] for one in size["samples"] if one["candidate"] == name)
+            for size in sorted(sizes, key=lambda size: size["rows"])
+        ]
+        yield Goal(f"memory above imports, {name}, the most of all sizes", bound, " MB", max(peaks, default=None))
+        flat = peaks[-1] / peaks[0] if len(peaks) > 1 and peaks[0] else None
+        yield Goal(f"memory above imports, {name}, the largest size against the smallest", 1.25, "x", flat)
 
 
 def _reuse(well: Mapping[str, Any]) -> Iterator[Goal]:

@@ -1,9 +1,10 @@
 """How everything here is measured.
 
 A candidate is a function that prepares (imports, loading, none of it measured) and returns the work. Each measurement
-is a process of its own: prepare, collect garbage, reset the kernel's mark of the most memory ever held
-(`/proc/self/clear_refs`), then do the work once and read the clocks. The candidates of a round are shuffled, so that a
-busy minute of the machine hits them all alike, and a ratio is the median of the ratios within each round.
+is a process of its own: prepare, collect garbage, give back what Arrow keeps of freed memory, reset the kernel's mark
+of the most memory ever held (`/proc/self/clear_refs`), then do the work once and read the clocks. The candidates of a
+round are shuffled, so that a busy minute of the machine hits them all alike, and a ratio is the median of the ratios
+within each round.
 
 wall    seconds on the clock
 cpu     seconds of processor time, user and system, of the process and of the children that it waited for
@@ -59,7 +60,10 @@ def once(module: str, candidate: str, arguments: Mapping[str, Any]) -> Sample:
 
 def measure(work: Work) -> Sample:
     """Do the work in this process and say what it took."""
+    import pyarrow as pa
+
     gc.collect()
+    pa.default_memory_pool().release_unused()  # or what the preparation left there would count as held before
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
     held, cpu, wall = _memory("VmRSS"), _cpu(), time.perf_counter()
     said = work()

@@ -5,8 +5,6 @@
 `encode` seals the data set's rows in a store, plans the batches and writes their input files, each removed once it is
 complete, as after an upload. `collect` reads the output files of all batches and writes the table. What is told is the
 most memory above what the process held when it had imported everything and done a small piece of the same.
-`encode-system` is `encode` with Arrow's memory from the system's allocator, which gives back at once what is freed:
-Arrow's own keeps some of it, so that what the small piece left there counts as held before.
 """
 
 from __future__ import annotations
@@ -36,14 +34,6 @@ def encode(arguments: Mapping[str, Any]) -> Work:
     return work
 
 
-def encode_system(arguments: Mapping[str, Any]) -> Work:
-    """The same, with nothing that an allocator keeps."""
-    import pyarrow as pa
-
-    pa.set_memory_pool(pa.system_memory_pool())
-    return encode(arguments)
-
-
 def collect(arguments: Mapping[str, Any]) -> Work:
     """From output files to a table."""
 
@@ -55,7 +45,7 @@ def collect(arguments: Mapping[str, Any]) -> Work:
     return work
 
 
-CANDIDATES = {"encode": encode, "encode-system": encode_system, "collect": collect}
+CANDIDATES = {"encode": encode, "collect": collect}
 
 
 def main() -> None:

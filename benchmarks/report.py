@@ -32,7 +32,7 @@ are errors and 0.5 % refused, cut off or no JSON. Random words compress better t
 _BARE = """
 The bare steps are one loop around the libraries that the package rests on, and nothing else (`bare.py`, put together in
 `encode.py`, `decode.py` and `peers/bare`); for two processes, half of their wall time, as if two cost nothing. A goal
-beyond them is out of reach for Python with these libraries.
+far beyond them is out of reach for Python with these libraries.
 """
 
 _CLIENTS = {
@@ -164,7 +164,7 @@ def _client(result: Mapping[str, Any]) -> str:
         well = [sample for sample in mine if "failed" not in sample]
         failed = [f"{sample['asked']:,} rows: {sample['failed']}" for sample in mine if "failed" in sample]
         if name in result["absent"]:
-            failed = ["its environment was not built"]
+            failed = ["not run"]
         rows.append(
             [
                 name,
@@ -206,23 +206,16 @@ def _well(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _memory(result: Mapping[str, Any]) -> str:
-    names = {
-        "encode": "encode",
-        "encode-system": "encode, Arrow's memory from the system's allocator",
-        "collect": "collect",
-    }
     rows = []
     for size in result["sizes"]:
-        for name, what in names.items():
+        for name in ("encode", "collect"):
             mine = [sample for sample in size["samples"] if sample["candidate"] == name]
-            if not mine:
-                continue
             shown = (
                 (spread(one["peak_mb"] for one in mine), "{:.0f} MB"),
                 (spread(one["wall"] for one in mine), "{:.3g} s"),
                 (spread(one["cpu"] / size["rows"] * 1e6 for one in mine), "{:.3g} µs"),
             )
-            rows.append([f"{what}, {size['rows']:,} rows", *(_shown(*one) for one in shown)])
+            rows.append([f"{name}, {size['rows']:,} rows", *(_shown(*one) for one in shown)])
     return _table(["", "memory above imports", "wall", "CPU per row"], rows)
 
 

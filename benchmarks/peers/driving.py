@@ -66,10 +66,10 @@ class Place:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the CPU time of what is inside under this name, for those of whom it is told what they spend it on."""
+        """Tell under this name the CPU time of what is inside: for drivers whose work has parts to compare."""
         before = time.process_time()
         yield
-        self.parts[name] = self.parts.get(name, 0.0) + time.process_time() - before
+        self.parts[name] = time.process_time() - before
 
     def wait_until_idle(self) -> None:
         """Wait until the server has ended every batch, without the peer's code; for peers that do not wait."""

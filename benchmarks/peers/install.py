@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 PEERS = ("ractogateway", "llm_batch_py", "gpt_batch_api", "steadybatch", "curator")
+HERE = ("ours", "bare")
+"""What runs beside them and needs no environment of its own: the package, and the steps that none can leave out."""
 _PYTHONS = {"gpt_batch_api": ("python3.12", "python3.13", "python3.14")}
 _HERE = Path(__file__).parent
 

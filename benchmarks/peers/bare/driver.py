@@ -7,7 +7,6 @@ ended, and its answers are downloaded, parsed and written. Nothing is checked, l
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import ours
-from benchmarks.bare import BLOCK, Fields, Lines, beside, read_answers
+from benchmarks.bare import BLOCK, Lines, beside, read_answers
 from benchmarks.peers.driving import BATCH_ROWS, MODEL, POLL_SECONDS, Place, drive
 
 
@@ -39,10 +38,9 @@ def run(frame: pd.DataFrame, place: Place) -> Path:
 
 
 def _keep(rows: pa.Table, lines: Lines, path: Path) -> Path:
-    shared, sha256 = hashlib.sha256(lines.head + lines.tail).digest(), hashlib.sha256
     prompts, hashes = rows["user_message"].cast(pa.binary()), list[bytes]()
     for start in range(0, len(prompts), BLOCK):
-        hashes += [sha256(shared + one).digest()[:16] for one in prompts.slice(start, BLOCK).to_pylist()]
+        hashes += lines.hashes(prompts.slice(start, BLOCK).to_pylist())
     kept = rows.append_column("request_hash", pa.array(hashes, pa.binary(16)))
     with path.open("wb") as file:
         pq.write_table(kept, file, compression="lz4", use_dictionary=False, write_statistics=False)
@@ -70,8 +68,6 @@ def _land(client: openai.OpenAI, batches: dict[str, Path], folder: Path) -> Path
         with path.open("rb") as answers:
             found = read_answers(answers)
         joined = beside(pq.ParquetFile(rows).read(columns=["id"], use_threads=False), found)
-        names = [*joined.column_names[: -len(Fields.__struct_fields__)], *Fields.__struct_fields__]
-        joined = joined.rename_columns(names)
         writer = writer or pq.ParquetWriter(target, joined.schema, compression="zstd", compression_level=1)
         writer.write_table(joined)
     if writer is not None:
