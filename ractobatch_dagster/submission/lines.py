@@ -48,6 +48,8 @@ def write_input(files: SubmissionFiles, batch: BatchState, encoder: Encoder, pat
     Raises:
         StoreError: The rows are not those that were sealed, or the disk is full.
     """
+    import pyarrow as pa
+
     try:
         with path.open("wb", buffering=1 << 18) as target:
             _write_lines(files, batch, encoder, target)
@@ -56,6 +58,7 @@ def write_input(files: SubmissionFiles, batch: BatchState, encoder: Encoder, pat
             f"Could not write {path}, where input files are made: {error}. Is the disk full? TMPDIR names another "
             "folder. Batches that were not uploaded go up when it is run again."
         ) from error
+    pa.default_memory_pool().release_unused()  # of which Arrow keeps more and more, file by file
 
 
 def _write_lines(files: SubmissionFiles, batch: BatchState, encoder: Encoder, target: IO[bytes]) -> None:

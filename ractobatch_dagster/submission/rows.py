@@ -94,6 +94,8 @@ class RowsWriter:
             raise self._full(error) from error
 
     def _finish(self) -> None:
+        import pyarrow as pa
+
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
@@ -101,6 +103,7 @@ class RowsWriter:
         except OSError as error:
             raise self._full(error) from error
         self._files.store.take(self._files.rows(max(self.rows - 1, 0) // PART_ROWS), self._path)
+        pa.default_memory_pool().release_unused()  # of which Arrow keeps more and more, file by file
 
     def _full(self, error: OSError) -> StoreError:
         return StoreError(
